@@ -1,0 +1,5 @@
+"""Live widgets for sparse autoencoders, for JupyterLab, VS Code, Colab and Binder."""
+
+from saelab_widgets.training_lab import TrainingLab
+
+__all__ = ["TrainingLab"]

@@ -1,0 +1,105 @@
+"""Run a loop beside the kernel, so that cells and sliders stay live while it works."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+import torch
+
+PUBLISH_SECONDS = 1 / 12
+"""Between two pictures. Smooth to the eye; an unthrottled thread makes the server drop messages, the last one too."""
+SMALL_MACHINE_CORES = 2
+
+
+@contextmanager
+def one_torch_thread_on_small_machines() -> Iterator[None]:
+    """On one or two cores a second torch thread gains little and takes the browser's time."""
+    before = torch.get_num_threads()
+    small = (os.cpu_count() or 1) <= SMALL_MACHINE_CORES
+    if small:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if small:
+            torch.set_num_threads(before)
+
+
+class BackgroundLoop:
+    """Call ``step`` in a daemon thread until it returns False or `stop` is called.
+
+    ``publish`` is called at most 12 times a second and always once more at the end, then ``ended`` with the exception
+    that ended the loop or None; all three run in the loop's thread. At most one loop runs in a process: starting one
+    stops the other, so that a cell that is run again does not leave its first loop behind.
+    """
+
+    _latest: ClassVar["BackgroundLoop | None"] = None
+    _switch: ClassVar[threading.RLock] = threading.RLock()
+
+    def __init__(
+        self, step: Callable[[], bool], publish: Callable[[], None], ended: Callable[[Exception | None], None]
+    ) -> None:
+        self._step, self._publish, self._ended = step, publish, ended
+        self._stop = threading.Event()
+        # Our own event and never Thread.join(): on Python 3.11 an interrupt inside join() marks a live thread as ended.
+        self._done = threading.Event()
+        self._done.set()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def running(self) -> bool:
+        return not self._done.is_set()
+
+    @property
+    def is_current_thread(self) -> bool:
+        return threading.current_thread() is self._thread
+
+    def start(self) -> None:
+        """Start, or do nothing where it runs. Another loop that runs is stopped first."""
+        with self._switch:
+            if self.running:
+                return
+            if BackgroundLoop._latest is not None:
+                BackgroundLoop._latest.stop()
+            BackgroundLoop._latest = self
+            self._stop.clear()
+            self._done.clear()
+            self._thread = threading.Thread(target=self._main, daemon=True, name="saelab-background-loop")
+            self._thread.start()
+
+    def stop(self, timeout: float = 30.0) -> None:
+        """Ask the loop to end and wait until it has; from inside the loop, only ask.
+
+        Raises
+        ------
+        TimeoutError
+            When a step takes longer than ``timeout`` seconds.
+        """
+        self._stop.set()
+        if not self.is_current_thread:
+            self.wait(timeout)
+
+    def wait(self, timeout: float) -> None:
+        """Wait until the loop has ended by itself; an interrupt of the kernel ends the waiting. Raises TimeoutError."""
+        if not self._done.wait(timeout):
+            raise TimeoutError(f"the background loop has not ended within {timeout:g} s")
+
+    def _main(self) -> None:
+        error: Exception | None = None
+        try:
+            with one_torch_thread_on_small_machines():
+                published = 0.0
+                while not self._stop.is_set() and self._step():
+                    if time.monotonic() - published >= PUBLISH_SECONDS:
+                        self._publish()
+                        published = time.monotonic()
+                self._publish()
+        except Exception as caught:
+            error = caught
+        try:
+            self._ended(error)
+        finally:
+            self._done.set()
