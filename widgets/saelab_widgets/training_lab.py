@@ -371,7 +371,7 @@ def _knobs() -> list[dict[str, Any]]:
             "help": "Price of one unit of feature activation, against squared error summed over d_in.",
             "min": 0.25,
             "max": 32.0,
-            "step": 0.01,
+            "step": 0.05,  # decades
             "scale": "log",
             "default": 4.0,
             "paper": None,
@@ -453,7 +453,7 @@ def _charts(raw: ProbeReport | None) -> list[dict[str, Any]]:
                 "column": "probe_accuracy",
                 "label": "Probe accuracy",
                 "unit": "",
-                "help": "Sentiment read from the codes by a linear probe: test (line) and training (dashed) accuracy.",
+                "help": "Sentiment, read by a linear probe from the codes of snippets it has not seen;",
                 "domain": [0.4, 1.0],
                 "scale": "linear",
                 "reference": {"value": raw.test_accuracy, "label": f"raw activations {raw.test_accuracy:.2f}"},

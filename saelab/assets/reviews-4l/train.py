@@ -26,7 +26,6 @@ from saelab.language_models import clean_review
 BOS = "<|endoftext|>"  # id 0: starts every context and separates reviews
 VOCABULARY = 8192
 CONTEXT = 128
-HELD_OUT_REVIEWS = 1000
 REVIEW_STARTS = 0.3  # share of contexts that begin where a review begins; the others begin anywhere
 
 
@@ -61,14 +60,14 @@ def token_stream(tokenizer: Tokenizer, reviews: list[str]) -> np.ndarray:
     return np.concatenate(pieces)
 
 
-def prepare(data: Path | None, out: Path, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def prepare(data: Path | None, out: Path, seed: int, n_held_out: int) -> tuple[np.ndarray, np.ndarray]:
     """Tokenizer and token streams (train, held out), made once and kept in `out`."""
     kept = out / "tokens.npz"
     if not kept.exists():
         reviews = read_reviews(data)
         order = np.random.default_rng(seed).permutation(len(reviews))
-        held_out = [reviews[i] for i in order[:HELD_OUT_REVIEWS]]
-        train = [reviews[i] for i in order[HELD_OUT_REVIEWS:]]
+        held_out = [reviews[i] for i in order[:n_held_out]]
+        train = [reviews[i] for i in order[n_held_out:]]
         tokenizer = train_tokenizer(train)
         fast = PreTrainedTokenizerFast(
             tokenizer_object=tokenizer, bos_token=BOS, eos_token=BOS, pad_token=BOS, model_max_length=CONTEXT
@@ -143,13 +142,14 @@ def main() -> None:
     parser.add_argument("--tokens", type=float, default=45e6, help="tokens to train on")
     parser.add_argument("--batch-size", type=int, default=64, help="contexts a step")
     parser.add_argument("--lr", type=float, default=5e-3, help="peak learning rate")
+    parser.add_argument("--held-out", type=int, default=1000, help="reviews to measure on and never train on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=int, default=200, help="steps between checkpoints")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-compile", action="store_true", help="do not use torch.compile")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    stream, held_out = prepare(args.data, args.out, args.seed)
+    stream, held_out = prepare(args.data, args.out, args.seed, args.held_out)
     review_starts = np.flatnonzero(stream == 0)
 
     torch.manual_seed(args.seed)
@@ -199,7 +199,7 @@ def main() -> None:
     recipe = {
         "steps": n_steps, "batch_size": args.batch_size, "context": CONTEXT, "lr": args.lr, "seed": args.seed,
         "training_tokens": n_steps * args.batch_size * CONTEXT, "tokens_in_corpus": len(stream),
-        "held_out_reviews": HELD_OUT_REVIEWS, "held_out_tokens": len(held_out), "history": history,
+        "held_out_reviews": args.held_out, "held_out_tokens": len(held_out), "history": history,
     }  # fmt: skip
     (args.out / "model" / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
 

@@ -1,0 +1,59 @@
+# Two commands: `make lab` opens the tutorials, `make test` runs everything. Both make .venv first where it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help lab test check tutorials frontend lock benchmarks clean
+
+help:
+	@echo "make lab         open JupyterLab on the tutorials    (make lab ARGS=\"--no-browser --port 9999\")"
+	@echo "make test        run the whole suite"
+	@echo "make check       formatting, lint and types only"
+	@echo "make tutorials   execute the tutorials and keep their outputs"
+	@echo "make frontend    build the widgets' front end        (needs Node.js)"
+	@echo "make lock        resolve requirements.lock anew"
+	@echo "make benchmarks  measure, by hand"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "SAELab needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp for each set of packages; a change of the lock or of pyproject.toml installs again.
+$(VENV)/.installed-%: pyproject.toml requirements.lock | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable ".[$*]"
+	@touch $@
+
+lab: $(VENV)/.installed-lab
+	$(BIN)/saelab lab $(ARGS)
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# Offline for Hugging Face: nothing that is tested may reach for a hub.
+test: check
+	$(BIN)/python tests/browser/chromium.py
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
+
+tutorials: $(VENV)/.installed-dev
+	$(BIN)/python tutorials/execute.py
+
+frontend:
+	cd widgets/frontend && npm ci && npm run check && npm test && npm run build
+
+benchmarks: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/benchmarks --benchmarks $(ARGS)
+
+# torch is named without its build, so that one line gives the CPU build or the CUDA build, as the machine's index has it.
+lock:
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet torch==2.13.0 ".[dev]"
+	build/lock/bin/python -m pip freeze --exclude saelab | sed 's/+cpu$$//' > requirements.lock
+	rm -rf build/lock
+
+clean:
+	rm -rf $(VENV) build dist

@@ -1,0 +1,26 @@
+"""What every test stands on: fixed seeds, one small model, text and activations made once."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import saelab
+from saelab.activations import ActivationStore
+
+HOOK = "blocks.1.hook_resid_post"
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def model() -> "object":
+    return saelab.load_language_model()
+
+
+@pytest.fixture(scope="session")
+def store(model: object) -> ActivationStore:
+    return saelab.harvest(model, HOOK, saelab.load_text()[:60], n_tokens=4096, progress=False)

@@ -1,0 +1,88 @@
+"""A loop beside the kernel: it always says its last word, and can always be stopped."""
+
+import threading
+import time
+
+import pytest
+
+from saelab_widgets.background import PUBLISH_SECONDS, BackgroundLoop
+
+
+class Counter:
+    """A loop that counts its steps and what it published, up to ``last`` steps, failing at ``fail``."""
+
+    def __init__(self, last: int = 10**9, fail: int = 10**9, seconds: float = 0.0) -> None:
+        self.n, self.published, self.ended_with = 0, list[tuple[float, int]](), list[Exception | None]()
+        self.last, self.fail, self.seconds = last, fail, seconds
+        self.loop = BackgroundLoop(self.step, lambda: self.published.append((time.monotonic(), self.n)), self.ended)
+
+    def step(self) -> bool:
+        time.sleep(self.seconds)
+        self.n += 1
+        if self.n == self.fail:
+            raise ValueError("step failed")
+        return self.n < self.last
+
+    def ended(self, error: Exception | None) -> None:
+        self.ended_with.append(error)
+
+
+def test_last_state_is_published_however_fast_the_loop_ends() -> None:
+    counter = Counter(last=100)
+    counter.loop.start()
+    counter.loop.wait(10)
+    assert counter.published[-1][1] == 100
+    assert counter.ended_with == [None] and not counter.loop.running
+
+
+def test_pictures_are_never_closer_than_the_throttle_but_for_the_last() -> None:
+    counter = Counter(seconds=0.001)
+    counter.loop.start()
+    time.sleep(0.6)
+    counter.loop.stop()
+    times = [at for at, _ in counter.published]
+    assert len(times) >= 3
+    assert all(b - a >= 0.99 * PUBLISH_SECONDS for a, b in zip(times[:-2], times[1:-1], strict=True))
+    assert counter.published[-1][1] == counter.n
+
+
+def test_a_stopped_loop_goes_on_where_it_was() -> None:
+    counter = Counter(seconds=0.001)
+    for _ in range(3):
+        counter.loop.start()
+        time.sleep(0.05)
+        counter.loop.stop()
+    assert len(counter.ended_with) == 3 and counter.n > 3
+
+
+def test_an_error_ends_the_loop_and_is_handed_over() -> None:
+    counter = Counter(fail=3)
+    counter.loop.start()
+    counter.loop.wait(10)
+    assert str(counter.ended_with[0]) == "step failed"
+
+
+def test_starting_one_loop_stops_the_other() -> None:
+    first, second = Counter(seconds=0.001), Counter(seconds=0.001)
+    first.loop.start()
+    second.loop.start()
+    assert not first.loop.running and second.loop.running
+    second.loop.stop()
+
+
+def test_stop_from_within_the_loop_does_not_wait_for_itself() -> None:
+    counter = Counter()
+    counter.loop = BackgroundLoop(lambda: counter.loop.stop() is None, lambda: None, counter.ended)
+    counter.loop.start()
+    counter.loop.wait(10)
+    assert counter.ended_with == [None]
+
+
+def test_a_step_that_hangs_is_reported_and_not_waited_for_forever() -> None:
+    release = threading.Event()
+    loop = BackgroundLoop(lambda: release.wait(10), lambda: None, lambda error: None)
+    loop.start()
+    with pytest.raises(TimeoutError, match="has not ended within 0.1 s"):
+        loop.stop(0.1)
+    release.set()
+    loop.stop()

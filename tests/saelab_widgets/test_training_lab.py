@@ -1,0 +1,179 @@
+"""The lab in Python, with no browser: its traits are its state, and training answers them."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+import traitlets
+
+from saelab import GatedSAE, StandardSAE
+from saelab.activations import ActivationStore
+from saelab.probing import LabelledActivations, SentimentSplit
+from saelab_widgets import TrainingLab
+from saelab_widgets.training_lab import MAX_ROWS
+
+
+def sentiment(d: int = 256) -> SentimentSplit:
+    parts = [LabelledActivations(torch.randn(60, d), torch.arange(60) % 2) for _ in range(2)]
+    return SentimentSplit(*parts)
+
+
+@pytest.fixture
+def lab(store: ActivationStore) -> Iterator[TrainingLab]:
+    lab = TrainingLab(store, sentiment=sentiment(), d_sae=128, warm_up_steps=20)
+    yield lab
+    lab.pause()
+
+
+def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not happen"
+        time.sleep(0.01)
+
+
+def test_lab_shows_something_before_start(lab: TrainingLab) -> None:
+    rows = lab.history_frame()
+    assert lab.step == 20 and list(rows.step) == [10, 20]
+    assert rows.notna().all(axis=None)
+    assert not lab.running and "Start" in lab.status and not lab.error
+
+
+def test_start_and_pause_are_the_same_as_setting_the_trait(lab: TrainingLab) -> None:
+    lab.running = True
+    until(lambda: lab.step > 25)
+    lab.pause()
+    paused_at = lab.step
+    assert not lab.running and lab.trainer.n_steps_done == paused_at
+    time.sleep(0.1)
+    assert lab.trainer.n_steps_done == paused_at
+    lab.start()
+    until(lambda: lab.step > paused_at)
+
+
+def test_raising_the_l1_penalty_while_it_trains_lowers_l0(lab: TrainingLab) -> None:
+    lab.start()
+    until(lambda: lab.step > 60)
+    before = lab.history_frame().l0.iloc[-1]
+    lab.l1_coefficient = 32.0
+    moved_at = lab.step
+    until(lambda: lab.step > moved_at + 60)
+    lab.pause()
+    assert lab.history_frame().l0.iloc[-1] < 0.5 * before
+    assert lab.trainer.records[-1].l1_coefficient == 32.0
+    assert lab.events[-1]["label"] == "L1 penalty 4 → 32" and lab.events[-1]["step"] >= 60
+
+
+def test_gate_threshold_acts_at_once_while_paused_and_adds_no_step(lab: TrainingLab) -> None:
+    before = lab.history_frame()
+    lab.gate_threshold = 2.0
+    after = lab.history_frame()
+    assert after.l0.iloc[-1] < before.l0.iloc[-1] and lab.step == 20 and len(after) == len(before)
+
+
+def test_one_drag_of_a_slider_is_one_event(lab: TrainingLab) -> None:
+    for value in (5.0, 6.0, 7.0):
+        lab.l1_coefficient = value
+    assert [event["label"] for event in lab.events] == ["L1 penalty 4 → 7"]
+    lab.l1_coefficient = 4.0  # back where it was: nothing has happened
+    assert lab.events == []
+
+
+def test_choosing_an_architecture_starts_anew_and_goes_on_if_it_ran(lab: TrainingLab) -> None:
+    assert isinstance(lab.sae, GatedSAE)
+    lab.architecture = "standard"
+    assert isinstance(lab.sae, StandardSAE) and lab.step == 0 and not lab.running
+    lab.start()
+    until(lambda: lab.step > 0)
+    lab.architecture = "gated"
+    assert isinstance(lab.sae, GatedSAE) and lab.running
+
+
+def test_reset_starts_from_the_same_weights_with_the_knobs_as_they_stand(lab: TrainingLab) -> None:
+    fresh = GatedSAE(256, 128, seed=0)
+    lab.l1_coefficient = 9.0
+    lab._on_message(lab, {"kind": "reset"}, [])
+    assert torch.equal(lab.sae.W_dec, fresh.W_dec)
+    assert lab.step == 0 and lab.events == [] and lab.trainer.l1_coefficient == 9.0
+    assert list(lab.history_frame().step) == [0]
+
+
+def test_training_pauses_by_itself_after_n_steps_and_start_goes_on(store: ActivationStore) -> None:
+    lab = TrainingLab(store, d_sae=64, warm_up_steps=0, n_steps=15)
+    lab.start()
+    lab.wait(30)
+    assert lab.step == 15 and not lab.running and "15 steps" in lab.status
+    assert lab.history_frame().step.iloc[-1] == 15  # the last state is never lost
+    lab.start()
+    lab.wait(30)
+    assert lab.step == 30
+
+
+def test_a_second_lab_pauses_the_first_so_that_a_cell_run_again_leaves_nothing_behind(
+    lab: TrainingLab, store: ActivationStore
+) -> None:
+    lab.start()
+    again = TrainingLab(store, d_sae=64, warm_up_steps=0)
+    again.start()
+    assert not lab.running and again.running
+    again.pause()
+
+
+def test_an_error_while_training_is_shown_in_the_widget(lab: TrainingLab) -> None:
+    lab.trainer.lr = math.nan
+    lab.start()
+    until(lambda: bool(lab.error))
+    until(lambda: not lab.running)
+    assert "loss is nan" in lab.error and "Reset" in lab.status
+    lab.reset()
+    assert not lab.error
+    lab.start()
+    until(lambda: lab.step > 3)
+
+
+def test_history_on_the_screen_stays_small_and_ends_with_the_newest_row(lab: TrainingLab) -> None:
+    for step in range(21, 3000):
+        lab._add_row((float(step), 1.0, 1.0, 1.0, math.nan, math.nan, math.nan))
+    steps = [row[0] for row in lab._rows]
+    assert len(steps) <= MAX_ROWS and steps[-1] == 2999 and steps == sorted(set(steps)) and steps[0] < 40
+
+
+def test_a_lab_without_a_probe_has_three_charts(store: ActivationStore) -> None:
+    lab = TrainingLab(store, d_sae=64, warm_up_steps=1)
+    assert [chart["column"] for chart in lab.charts] == ["l0", "gamma", "fvu"]
+
+
+def test_where_no_widget_can_run_there_is_a_picture(lab: TrainingLab) -> None:
+    bundle = lab._repr_mimebundle_()
+    data = bundle[0] if isinstance(bundle, tuple) else bundle
+    assert data["image/png"].startswith(b"\x89PNG")
+    assert data["text/plain"] == "TrainingLab(gated, d_sae=128, step 20)"
+    assert "application/vnd.jupyter.widget-view+json" in data
+
+
+def test_a_buffer_that_colab_dropped_is_sent_again(lab: TrainingLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[object] = []
+    monkeypatch.setattr(lab, "send_state", sent.append)
+    lab._on_message(lab, {"kind": "need"}, [])
+    assert sent == ["history"]
+
+
+def test_wrong_input_gets_a_sentence(store: ActivationStore) -> None:
+    with pytest.raises(ValueError, match="1000 rows; at least 2048"):
+        TrainingLab(store.activations[:1000])
+    with pytest.raises(ValueError, match="width 8, the activations 256"):
+        TrainingLab(store, sentiment=sentiment(8))
+    with pytest.raises(ValueError, match="gated, standard, not 'topk'"):
+        TrainingLab(store, architecture="topk")
+    with pytest.raises(ValueError, match="NaN"):
+        TrainingLab(store.activations * float("nan"))
+    lab = TrainingLab(store, d_sae=64, warm_up_steps=0)
+    with pytest.raises(traitlets.TraitError):
+        lab.l1_coefficient = -1.0
+
+
+def test_a_hook_that_does_not_exist_names_those_that_do() -> None:
+    with pytest.raises(ValueError, match=r"blocks\.3\.hook_resid_post"):
+        TrainingLab(hook="blocks.7.hook_resid_post")

@@ -1,0 +1,70 @@
+import { decimalsOf, formatKnob } from "./format";
+
+export interface Knob {
+  name: string;
+  label: string;
+  symbol: string;
+  unit: string;
+  help: string;
+  min: number;
+  max: number;
+  /** In the knob's unit, or on a log scale in decades. */
+  step: number;
+  scale: "linear" | "log";
+  default: number;
+  /** The value that the paper used, or null. */
+  paper: number | null;
+  enabled_for: readonly string[];
+}
+
+/** Maps a knob's value to the position of a range input and back. Positions on a log scale are log10 of the value. */
+export interface KnobScale {
+  readonly min: number;
+  readonly max: number;
+  readonly step: number;
+  toPosition(value: number): number;
+  toValue(position: number): number;
+  format(value: number): string;
+}
+
+const clamp = (value: number, min: number, max: number): number => Math.min(max, Math.max(min, value));
+
+export function knobScale(knob: Knob): KnobScale {
+  return knob.scale === "log" ? logScale(knob) : linearScale(knob);
+}
+
+function linearScale({ min, max, step }: Knob): KnobScale {
+  const decimals = Math.max(decimalsOf(step), decimalsOf(min));
+  return {
+    min,
+    max,
+    step,
+    toPosition: (value) => clamp(value, min, max),
+    toValue: (position) => Number(position.toFixed(decimals)),
+    format: (value) => formatKnob(value, (v) => v.toFixed(decimals)),
+  };
+}
+
+/** Positions have at most nine decimals, so that the range input, which counts in decimals, reaches its last one. */
+const nineDecimals = (position: number): number => Number(position.toFixed(9));
+
+function logScale(knob: Knob): KnobScale {
+  const min = nineDecimals(Math.log10(knob.min));
+  const span = Math.log10(knob.max) - min;
+  // A range input stops at the last whole step below its maximum: fit the steps to the range so that this is the maximum.
+  const count = Math.max(1, Math.round(span / knob.step));
+  const step = nineDecimals(span / count);
+  const max = nineDecimals(min + count * step);
+  return {
+    min,
+    max,
+    step,
+    toPosition: (value) => (value > 0 ? clamp(Math.log10(value), min, max) : min),
+    toValue: (position) => {
+      if (position <= min + step / 2) return knob.min;
+      if (position >= max - step / 2) return knob.max;
+      return Number((10 ** position).toPrecision(3));
+    },
+    format: (value) => formatKnob(value, (v) => (Math.abs(v) >= 100 ? v.toFixed(0) : v.toPrecision(3))),
+  };
+}
