@@ -156,6 +156,7 @@ def harvest(
             bar.update(room)
             if total == n_tokens:
                 break
+        bar.total = total  # a text that ends before n_tokens is no failure
     if total == 0:
         raise ValueError("text holds no tokens; expected at least one string that is not empty")
     x, token_ids, text_indices, positions = (torch.cat(parts) for parts in zip(*kept, strict=True))

@@ -10,6 +10,7 @@ import typer
 
 app = typer.Typer(help="Train, measure and teach sparse autoencoders.", no_args_is_help=True, add_completion=False)
 PACKAGED_TUTORIALS = Path(__file__).parent / "tutorials"
+JUPYTER_DEFAULTS = Path(__file__).parent / "assets" / "jupyter"
 
 
 @app.callback()
@@ -36,15 +37,13 @@ def lab(context: typer.Context) -> None:
         typer.echo('JupyterLab is not installed; run: pip install "saelab[lab]"', err=True)
         raise typer.Exit(1)
     folder = tutorials_folder()
-    options = [
-        f"--ServerApp.root_dir={folder.resolve()}",
-        "--LabApp.default_url=/lab/tree/00_start_here.ipynb",
-        # Offline, these would only add failed look-ups to the start.
-        "--LabApp.news_url=",
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-    ]
+    options = [f"--ServerApp.root_dir={folder.resolve()}", "--LabApp.default_url=/lab/tree/00_start_here.ipynb"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         options.append("--allow-root")
+    # Our defaults, below the user's own settings: no question about news that covers the first notebook.
+    os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(
+        filter(None, [os.environ.get("JUPYTER_CONFIG_PATH"), str(JUPYTER_DEFAULTS)])
+    )
     os.execv(sys.executable, [sys.executable, "-m", "jupyter", "lab", *options, *context.args])
 
 

@@ -1,6 +1,6 @@
 """What every test stands on: fixed seeds, one small model, text and activations made once."""
 
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +17,10 @@ def _fixed_seed() -> None:
 
 
 @pytest.fixture(scope="session")
-def model() -> "object":
+def model() -> Any:
     return saelab.load_language_model()
 
 
 @pytest.fixture(scope="session")
-def store(model: object) -> ActivationStore:
+def store(model: Any) -> ActivationStore:
     return saelab.harvest(model, HOOK, saelab.load_text()[:60], n_tokens=4096, progress=False)

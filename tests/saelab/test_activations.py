@@ -63,7 +63,7 @@ def test_pooling_takes_the_last_token_or_the_mean(model: Any) -> None:
 def test_a_hook_that_does_not_exist_names_those_that_do(model: Any) -> None:
     for function in (saelab.harvest, saelab.harvest_pooled):
         with pytest.raises(ValueError, match=r"4 layers.*blocks\.0\.hook_resid_post.*blocks\.3\.mlp\.hook_post"):
-            function(model, "blocks.9.hook_resid_post", ["text"])  # type: ignore[operator]
+            function(model, "blocks.9.hook_resid_post", ["text"])
 
 
 def test_wrong_text_and_sizes_get_a_sentence(model: Any) -> None:

@@ -1,4 +1,4 @@
-"""The losses and gradients are the paper's, by hand: d_in = d_sae = 1, x = 2, so that every number can be checked on paper."""
+"""The losses and gradients are the paper's: d_in = d_sae = 1 and x = 2, so that each number can be found by hand."""
 
 import math
 

@@ -31,7 +31,9 @@ def test_model_folder_holds_what_hugging_face_needs_and_the_recipe() -> None:
 def test_a_hugging_face_folder_on_disk_opens_like_the_embedded_model(tmp_path: Path) -> None:
     from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-    GPT2LMHeadModel(GPT2Config(vocab_size=8192, n_positions=32, n_embd=16, n_layer=2, n_head=2)).save_pretrained(tmp_path)
+    GPT2LMHeadModel(GPT2Config(vocab_size=8192, n_positions=32, n_embd=16, n_layer=2, n_head=2)).save_pretrained(
+        tmp_path
+    )
     AutoTokenizer.from_pretrained(EMBEDDED_FOLDER).save_pretrained(tmp_path)
     small = saelab.load_language_model(str(tmp_path))
     store = saelab.harvest(small, "blocks.1.hook_resid_post", saelab.load_text()[:3], progress=False)
@@ -108,15 +110,27 @@ def test_the_models_training_script_resumes_to_the_same_model(tmp_path: Path) ->
     import sys
 
     reviews = saelab.load_text()[:2000]
-    pd.DataFrame({"text": [f"{text} <br /><br /> {i}" for i, text in enumerate(reviews)]}).to_parquet(tmp_path / "r.parquet")
+    pd.DataFrame({"text": [f"{text} <br /><br /> {i}" for i, text in enumerate(reviews)]}).to_parquet(
+        tmp_path / "r.parquet"
+    )
     script = EMBEDDED_FOLDER / "train.py"
 
     def command(out: str) -> list[str]:
         sizes = ["--tokens", "4096", "--batch-size", "4", "--save-every", "2", "--no-compile", "--held-out", "50"]
-        return [sys.executable, str(script), "--data", str(tmp_path / "r.parquet"), "--out", str(tmp_path / out), *sizes]
+        return [
+            sys.executable,
+            str(script),
+            "--data",
+            str(tmp_path / "r.parquet"),
+            "--out",
+            str(tmp_path / out),
+            *sizes,
+        ]
 
     subprocess.run(command("whole"), check=True, capture_output=True)
-    shutil.copytree(tmp_path / "whole", tmp_path / "parts", ignore=shutil.ignore_patterns("checkpoint.pt", "*.safetensors"))
+    shutil.copytree(
+        tmp_path / "whole", tmp_path / "parts", ignore=shutil.ignore_patterns("checkpoint.pt", "*.safetensors")
+    )
     process = subprocess.Popen(command("parts"), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     while not (tmp_path / "parts" / "checkpoint.pt").exists():
         assert process.poll() is None

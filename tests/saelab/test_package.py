@@ -10,7 +10,17 @@ from typer.testing import CliRunner
 import saelab
 from saelab import cli
 
-HEAVY = ("transformers", "transformer_lens", "sklearn", "pandas", "matplotlib", "ipywidgets", "anywidget", "scipy", "typer")
+HEAVY = (
+    "transformers",
+    "transformer_lens",
+    "sklearn",
+    "pandas",
+    "matplotlib",
+    "ipywidgets",
+    "anywidget",
+    "scipy",
+    "typer",
+)
 
 
 def test_importing_saelab_costs_torch_and_nothing_else_heavy() -> None:

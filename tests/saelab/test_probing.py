@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -63,13 +65,21 @@ def test_wrong_parts_get_a_sentence() -> None:
         probe(LabelledActivations(good.x * float("nan"), good.labels), good)
 
 
-def test_sentiment_split_is_stratified_fixed_and_disjoint(model: object) -> None:
+def test_sentiment_split_is_stratified_fixed_and_disjoint(model: Any) -> None:
     frame = saelab.load_sentiment().groupby(["label", "hard"]).head(20).reset_index(drop=True)
     split = saelab.sentiment_activations(
-        model, "blocks.0.hook_resid_post", scale=2.0, snippets=frame, progress=False  # type: ignore[arg-type]
+        model,
+        "blocks.0.hook_resid_post",
+        scale=2.0,
+        snippets=frame,
+        progress=False,
     )
     again = saelab.sentiment_activations(
-        model, "blocks.0.hook_resid_post", scale=1.0, snippets=frame, progress=False  # type: ignore[arg-type]
+        model,
+        "blocks.0.hook_resid_post",
+        scale=1.0,
+        snippets=frame,
+        progress=False,
     )
     assert (len(split.train.x), len(split.test.x)) == (60, 20)
     assert float(split.test.labels.double().mean()) == 0.5

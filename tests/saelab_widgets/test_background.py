@@ -2,9 +2,9 @@
 
 import threading
 import time
+from itertools import pairwise
 
 import pytest
-
 from saelab_widgets.background import PUBLISH_SECONDS, BackgroundLoop
 
 
@@ -42,7 +42,7 @@ def test_pictures_are_never_closer_than_the_throttle_but_for_the_last() -> None:
     counter.loop.stop()
     times = [at for at, _ in counter.published]
     assert len(times) >= 3
-    assert all(b - a >= 0.99 * PUBLISH_SECONDS for a, b in zip(times[:-2], times[1:-1], strict=True))
+    assert all(b - a >= 0.99 * PUBLISH_SECONDS for a, b in pairwise(times[:-1]))
     assert counter.published[-1][1] == counter.n
 
 
@@ -72,7 +72,12 @@ def test_starting_one_loop_stops_the_other() -> None:
 
 def test_stop_from_within_the_loop_does_not_wait_for_itself() -> None:
     counter = Counter()
-    counter.loop = BackgroundLoop(lambda: counter.loop.stop() is None, lambda: None, counter.ended)
+
+    def step() -> bool:
+        counter.loop.stop()
+        return True
+
+    counter.loop = BackgroundLoop(step, lambda: None, counter.ended)
     counter.loop.start()
     counter.loop.wait(10)
     assert counter.ended_with == [None]

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 import traitlets
+from saelab_widgets import TrainingLab
+from saelab_widgets.training_lab import MAX_ROWS
 
 from saelab import GatedSAE, StandardSAE
 from saelab.activations import ActivationStore
 from saelab.probing import LabelledActivations, SentimentSplit
-from saelab_widgets import TrainingLab
-from saelab_widgets.training_lab import MAX_ROWS
 
 
 def sentiment(d: int = 256) -> SentimentSplit:

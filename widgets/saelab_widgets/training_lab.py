@@ -35,7 +35,7 @@ PROBE_SECONDS = 0.5
 COLUMNS = ("step", "l0", "gamma", "fvu", "probe_accuracy", "probe_train_accuracy", "n_active")
 _KNOB_LABELS = {
     "l1_coefficient": "L1 penalty",
-    "aux_coefficient": "Auxiliary coefficient",
+    "aux_coefficient": "Auxiliary loss",
     "gate_threshold": "Gate threshold",
 }
 EVENT_STEPS = 40
@@ -370,7 +370,7 @@ def _knobs() -> list[dict[str, Any]]:
             "unit": "",
             "help": "Price of one unit of feature activation, against squared error summed over d_in.",
             "min": 0.25,
-            "max": 32.0,
+            "max": 16.0,
             "step": 0.05,  # decades
             "scale": "log",
             "default": 4.0,
@@ -424,9 +424,9 @@ def _charts(raw: ProbeReport | None) -> list[dict[str, Any]]:
         },
         {
             "column": "gamma",
-            "label": "Reconstruction bias \N{GREEK SMALL LETTER GAMMA}",
+            "label": "Bias \N{GREEK SMALL LETTER GAMMA}",
             "unit": "",
-            "help": "Size of the reconstruction relative to an unbiased one. Below 1 is shrinkage.",
+            "help": "Relative reconstruction bias: below 1 the reconstruction has shrunk.",
             "domain": [0.6, 1.1],
             "scale": "linear",
             "reference": {"value": 1.0, "label": "unbiased"},
