@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test check tutorials frontend lock benchmarks clean
+.PHONY: help lab test check tutorials frontend picture lock benchmarks clean
 
 help:
 	@echo "make lab         open JupyterLab on the tutorials    (make lab ARGS=\"--no-browser --port 9999\")"
@@ -13,6 +13,7 @@ help:
 	@echo "make check       formatting, lint and types only"
 	@echo "make tutorials   execute the tutorials and keep their outputs"
 	@echo "make frontend    build the widgets' front end        (needs Node.js)"
+	@echo "make picture     take the README's picture of the lab anew"
 	@echo "make lock        resolve requirements.lock anew"
 	@echo "make benchmarks  measure, by hand"
 
@@ -45,8 +46,11 @@ tutorials: $(VENV)/.installed-dev
 frontend:
 	cd widgets/frontend && npm ci && npm run check && npm test && npm run build
 
+picture: $(VENV)/.installed-dev
+	SAELAB_PICTURES=docs/pictures $(BIN)/python -m pytest tests/browser/test_start_here_in_jupyterlab.py -k newcomer
+
 benchmarks: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest tests/benchmarks --benchmarks $(ARGS)
+	for script in tests/benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 # torch is named without its build, so that one line gives the CPU build or the CUDA build, as the machine's index has it.
 lock:

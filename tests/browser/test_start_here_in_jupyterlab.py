@@ -67,9 +67,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait(20)
 
 
-def picture(page: Page, name: str) -> None:
+def picture(what: Page | Locator, name: str) -> None:
     if PICTURES:
-        page.screenshot(path=Path(PICTURES) / f"{name}.png")
+        what.screenshot(path=Path(PICTURES) / f"{name}.png")
 
 
 def value(lab: Locator, chart: str) -> float:
@@ -127,20 +127,19 @@ def test_newcomer_runs_all_cells_starts_training_drags_l1_and_reads_l0_falling(p
     expect(page.get_by_role("alert").filter(has_text="Jupyter news")).to_have_count(0)
     assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
     lab.scroll_into_view_if_needed()
-    picture(page, "1_before_start")
+    picture(page, "before_start")
 
     drag(page, slider, 0.67, 0)
     toggle.click()
     expect(toggle).to_have_text("Pause")
     until(page, lambda: step(lab) > 300, "300 steps")
     at_low_penalty = value(lab, "l0")
-    picture(page, "2_low_penalty")
 
     drag(page, slider, 0, 1)
     moved_at = step(lab)
     until(page, lambda: step(lab) > moved_at + 100, "100 more steps")
     at_high_penalty = value(lab, "l0")
-    picture(page, "3_high_penalty")
+    picture(page, "lab")
     assert at_high_penalty < at_low_penalty / 4
     until(page, lambda: 0.4 < value(lab, "probe_accuracy") < 1, "a probe")
 
@@ -165,7 +164,7 @@ def test_newcomer_runs_all_cells_starts_training_drags_l1_and_reads_l0_falling(p
     lab.get_by_label("Standard").check()
     until(page, lambda: step(lab) == 0, "a fresh start with the other architecture")
     expect(lab.locator("input[data-knob=aux_coefficient]")).to_be_disabled()
-    picture(page, "4_standard")
+    picture(page, "standard")
 
 
 def test_running_the_cell_again_in_the_dark_theme_leaves_one_lab_training(page: Page, server: str) -> None:
@@ -173,7 +172,7 @@ def test_running_the_cell_again_in_the_dark_theme_leaves_one_lab_training(page: 
     page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
     lab.locator("[data-action=toggle]").click()
     until(page, lambda: step(lab) > 250, "training")
-    picture(page, "5_dark")
+    picture(page, "dark")
     cell = page.locator(".jp-CodeCell", has_text="lab = TrainingLab()")
     cell.locator(".cm-content").click()
     page.keyboard.press("Control+Enter")

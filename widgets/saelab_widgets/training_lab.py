@@ -427,7 +427,7 @@ def _charts(raw: ProbeReport | None) -> list[dict[str, Any]]:
             "label": "Bias \N{GREEK SMALL LETTER GAMMA}",
             "unit": "",
             "help": "Relative reconstruction bias: below 1 the reconstruction has shrunk.",
-            "domain": [0.6, 1.1],
+            "domain": [0.4, 1.2],
             "scale": "linear",
             "reference": {"value": 1.0, "label": "unbiased"},
             "secondary": None,
