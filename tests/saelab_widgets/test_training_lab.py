@@ -140,6 +140,18 @@ def test_history_on_the_screen_stays_small_and_ends_with_the_newest_row(lab: Tra
     assert len(steps) <= MAX_ROWS and steps[-1] == 2999 and steps == sorted(set(steps)) and steps[0] < 40
 
 
+def test_an_observer_may_turn_a_knob_and_pause_from_within_the_run(lab: TrainingLab) -> None:
+    def schedule(change: dict[str, int]) -> None:
+        lab.l1_coefficient = 10.0
+        if change["new"] > 40:
+            lab.pause()
+
+    lab.observe(schedule, "step")
+    lab.start()
+    lab.wait(30)
+    assert lab.step > 40 and not lab.running and lab.trainer.l1_coefficient == 10.0
+
+
 def test_a_lab_without_a_probe_has_three_charts(store: ActivationStore) -> None:
     lab = TrainingLab(store, d_sae=64, warm_up_steps=1)
     assert [chart["column"] for chart in lab.charts] == ["l0", "gamma", "fvu"]

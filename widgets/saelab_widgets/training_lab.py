@@ -28,6 +28,8 @@ STATIC = Path(__file__).parent / "static"
 DEFAULT_HOOK = "blocks.1.hook_resid_post"
 HELD_OUT = 1024
 """Activations kept out of training, on which L0, gamma and FVU are measured for every picture."""
+BATCH_SIZE = 512
+"""Half of the library's default: a knob is answered in as many steps, and a step takes half the time."""
 MAX_ROWS = 400
 """Of the history on the screen; beyond it every second row is dropped."""
 PROBE_SECONDS = 0.5
@@ -192,7 +194,15 @@ class TrainingLab(anywidget.AnyWidget):
         self.running = False
 
     def reset(self) -> None:
-        """Start anew from the same seed with the knobs as they stand; goes on running if it ran."""
+        """Start anew from the same seed with the knobs as they stand; goes on running if it ran.
+
+        Raises
+        ------
+        RuntimeError
+            Called from an observer while training: a step cannot end the run that it is part of.
+        """
+        if self._loop.is_current_thread:
+            raise RuntimeError("reset() was called from an observer in the training thread; call it from a cell")
         with self._control:
             was_running = self._loop.running
             self._loop.stop()
@@ -235,15 +245,10 @@ class TrainingLab(anywidget.AnyWidget):
 
     def _build_trainer(self) -> None:
         sae = ARCHITECTURES[self.architecture](self._train_x.shape[1], self._d_sae, seed=self._seed)
-        sae.gate_threshold = self.gate_threshold
-        config = TrainingConfig(
-            n_steps=self.n_steps,
-            l1_coefficient=self.l1_coefficient,
-            aux_coefficient=self.aux_coefficient,
-            batch_size=512,
-            seed=self._seed,
-        )
+        config = TrainingConfig(n_steps=self.n_steps, batch_size=BATCH_SIZE, seed=self._seed)
         self.trainer = Trainer(sae, self._train_x, config)
+        for name in _KNOB_LABELS:  # after the trainer is in place: a knob that moves meanwhile is not lost
+            setattr(self.trainer, name, getattr(self, name))
         self._stop_at = self.n_steps
         self._rate_from = (0, time.monotonic())
 
@@ -316,7 +321,9 @@ class TrainingLab(anywidget.AnyWidget):
             raise
 
     def _on_running(self, change: dict[str, Any]) -> None:
-        if self._loop.is_current_thread:
+        if self._loop.is_current_thread:  # an observer of the lab's own, such as one that pauses at some step
+            if not change["new"]:
+                self._loop.stop()
             return
         with self._control, self._errors_shown():
             if not change["new"]:
@@ -334,11 +341,12 @@ class TrainingLab(anywidget.AnyWidget):
             self.reset()
 
     def _on_knob(self, change: dict[str, Any]) -> None:
+        # No lock around this: an observer in the loop's thread may turn a knob while another thread waits for the loop.
         name = change["name"]
-        with self._control, self._errors_shown():
-            setattr(self.trainer, name, change["new"])
-            self._note_event(name, change["old"], change["new"])
-            if name == "gate_threshold" and not self._loop.running:
+        setattr(self.trainer, name, change["new"])
+        self._note_event(name, change["old"], change["new"])
+        if name == "gate_threshold" and not self._loop.running:
+            with self._control, self._errors_shown():
                 self._publish()  # the codes change at once, with no training
 
     def _on_message(self, _: Any, content: dict[str, Any], buffers: list[bytes]) -> None:
