@@ -1,5 +1,6 @@
 """The command line: `saelab lab` opens the tutorials."""
 
+import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -9,7 +10,7 @@ from pathlib import Path
 import typer
 
 app = typer.Typer(help="Train, measure and teach sparse autoencoders.", no_args_is_help=True, add_completion=False)
-PACKAGED_TUTORIALS = Path(__file__).parent / "tutorials"
+FIRST_TUTORIAL = "00_start_here.ipynb"
 JUPYTER_DEFAULTS = Path(__file__).parent / "assets" / "jupyter"
 
 
@@ -18,14 +19,20 @@ def main() -> None:
     """SAELab: sparse autoencoders, live."""
 
 
+def packaged_tutorials() -> Path:
+    """Where installation put the tutorials: beside the environment's other shared data."""
+    files = importlib.metadata.files("saelab") or []
+    return next(Path(str(file.locate())).parent for file in files if file.name == FIRST_TUTORIAL)
+
+
 def tutorials_folder() -> Path:
     """The tutorials to open: those of the clone we stand in, else a copy of the package's own that may be edited."""
     here = Path("tutorials")
-    if (here / "00_start_here.ipynb").exists():
+    if (here / FIRST_TUTORIAL).exists():
         return here
     copy = Path("saelab-tutorials")
     if not copy.exists():
-        shutil.copytree(PACKAGED_TUTORIALS, copy)
+        shutil.copytree(packaged_tutorials(), copy)
         typer.echo(f"The tutorials are in {copy.resolve()}; what you change there stays.")
     return copy
 
@@ -37,7 +44,7 @@ def lab(context: typer.Context) -> None:
         typer.echo('JupyterLab is not installed; run: pip install "saelab[lab]"', err=True)
         raise typer.Exit(1)
     folder = tutorials_folder()
-    options = [f"--ServerApp.root_dir={folder.resolve()}", "--LabApp.default_url=/lab/tree/00_start_here.ipynb"]
+    options = [f"--ServerApp.root_dir={folder.resolve()}", f"--LabApp.default_url=/lab/tree/{FIRST_TUTORIAL}"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         options.append("--allow-root")
     # Our defaults, below the user's own settings: no question about news that covers the first notebook.

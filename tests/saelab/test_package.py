@@ -53,7 +53,7 @@ def test_lab_copies_the_packaged_tutorials_where_there_is_no_clone_and_never_ove
     packaged = tmp_path / "packaged"
     packaged.mkdir()
     (packaged / "00_start_here.ipynb").write_text("{}")
-    monkeypatch.setattr(cli, "PACKAGED_TUTORIALS", packaged)
+    monkeypatch.setattr(cli, "packaged_tutorials", lambda: packaged)
     (tmp_path / "course").mkdir()
     monkeypatch.chdir(tmp_path / "course")
     copy = cli.tutorials_folder() / "00_start_here.ipynb"
