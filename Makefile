@@ -41,7 +41,7 @@ test: check
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
 
 tutorials: $(VENV)/.installed-dev
-	$(BIN)/python tutorials/execute.py
+	$(BIN)/python tests/tutorials/execute.py
 
 frontend:
 	cd widgets/frontend && npm ci && npm run check && npm test && npm run build

@@ -22,7 +22,7 @@ def main() -> None:
 def packaged_tutorials() -> Path:
     """Where installation put the tutorials: beside the environment's other shared data."""
     files = importlib.metadata.files("saelab") or []
-    return next(Path(str(file.locate())).parent for file in files if file.name == FIRST_TUTORIAL)
+    return next(Path(str(file.locate())).resolve().parent for file in files if file.name == FIRST_TUTORIAL)
 
 
 def tutorials_folder() -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+TUTORIALS = Path(__file__).parents[2] / "tutorials"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -30,7 +31,7 @@ def clean(notebook: nbformat.NotebookNode) -> None:
 
 
 def main() -> None:
-    for path in sorted(Path(__file__).parent.glob("*.ipynb")):
+    for path in sorted(TUTORIALS.glob("*.ipynb")):
         print(f"executing {path.name}", flush=True)
         notebook = nbformat.read(path, as_version=4)
         NotebookClient(notebook, timeout=600, resources={"metadata": {"path": path.parent}}).execute()
