@@ -1,4 +1,4 @@
-"""What a reader finds in a committed tutorial, before running anything. (That they run is nbval's part of the suite.)"""
+"""What a reader finds in a committed tutorial before running anything; that they run is nbval's part of the suite."""
 
 from pathlib import Path
 
