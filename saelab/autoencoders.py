@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
+from saelab.sparse import DenseEntries, Entries, find_entries
+
 Preset = Literal["paper", "norm_weighted"]
 
 
@@ -31,10 +33,10 @@ class TrainingPass(NamedTuple):
     """One forward pass under a loss: what a training step needs to know, from a single encoder matmul."""
 
     loss: SAELoss
-    codes: Tensor
-    """``(batch, d_sae)``."""
     reconstruction: Tensor
     """``(batch, d_in)``."""
+    l0: Tensor
+    """Mean number of features on, a scalar."""
 
 
 def check_activations(x: Tensor, d_in: int | None = None) -> None:
@@ -66,7 +68,7 @@ class SparseAutoencoder(nn.Module, ABC):
     """What every architecture shares: a tied-at-birth encoder and decoder, one preset, one gate threshold.
 
     A new architecture derives from this class, implements `gate`, `activate` and `training_pass`, and adds itself to
-    `ARCHITECTURES`. All start from ``u = (x - b_dec) @ W_enc``, so that a step costs one encoder matmul.
+    `ARCHITECTURES`. All start from the `Entries` of ``u = (x - b_dec) @ W_enc``: a step costs one encoder matmul.
 
     Parameters
     ----------
@@ -106,26 +108,25 @@ class SparseAutoencoder(nn.Module, ABC):
         rows = torch.randn(d_sae, d_in, generator=torch.Generator().manual_seed(seed))
         rows = (rows / rows.norm(dim=1, keepdim=True)).to(device=device, dtype=dtype or torch.get_default_dtype())
         self.W_dec = nn.Parameter(rows)
-        self.W_enc = nn.Parameter(rows.T.clone(memory_format=torch.contiguous_format))
+        # Feature by feature in memory, as the decoder is: the sparse step reads and writes whole features.
+        self.W_enc = nn.Parameter(rows.clone().T)
         self.b_dec = nn.Parameter(rows.new_zeros(d_in))
 
     @abstractmethod
-    def gate(self, u: Tensor) -> Tensor:
-        """Gate pre-activations from ``u``, both ``(..., d_sae)``; on is what exceeds `gate_threshold`."""
+    def gate(self, entries: Entries) -> Tensor:
+        """Gate pre-activations at ``entries``; on is what exceeds `gate_threshold`."""
 
     @abstractmethod
-    def activate(self, u: Tensor) -> Tensor:
-        """Codes from ``u``, both ``(..., d_sae)``: no matmul, so that many thresholds can be tried on one ``u``."""
+    def activate(self, entries: Entries) -> Tensor:
+        """Codes at ``entries``: no matmul, so that many thresholds can be tried on the same."""
 
     @abstractmethod
     def training_pass(self, x: Tensor, *, l1_coefficient: float, aux_coefficient: float = 1.0) -> TrainingPass:
-        """Loss, codes and reconstruction of one batch ``(batch, d_in)``; only its width is checked, for speed."""
+        """Loss, reconstruction and L0 of one batch ``(batch, d_in)``; only its width is checked, for speed."""
 
-    def project(self, x: Tensor) -> Tensor:
-        """The encoder's one matmul, ``u = (x - b_dec) @ W_enc``: ``(..., d_in)`` to ``(..., d_sae)``."""
-        if x.shape[-1] != self.d_in:
-            check_activations(x, self.d_in)  # raises, with the sentence
-        return (x - self.b_dec) @ self.W_enc
+    def project(self, x: Tensor) -> DenseEntries:
+        """The encoder's one matmul: every entry of ``u = (x - b_dec) @ W_enc``, ``(..., d_in)`` to ``(..., d_sae)``."""
+        return DenseEntries((x - self.b_dec) @ self.W_enc)
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes of ``x``: ``(..., d_in)`` to ``(..., d_sae)``, non-negative. Raises like `check_activations`."""
@@ -160,10 +161,19 @@ class SparseAutoencoder(nn.Module, ABC):
         if self.preset == "paper":
             self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True))
 
-    def _l1(self, positive: Tensor) -> Tensor:
-        """E||positive||_1 over ``(batch, d_sae)``, weighted by the live decoder norms in the norm-weighted preset."""
-        weighted = positive * self.W_dec.norm(dim=1) if self.preset == "norm_weighted" else positive
-        return weighted.sum(dim=-1).mean()
+    def _entries(self, x: Tensor, bias: Tensor, floor: float) -> Entries:
+        """All entries, or those above ``floor`` with ``bias`` where it is faster and gives the same."""
+        if x.ndim != 2:
+            raise ValueError(f"a loss takes activations (batch, d_in), not {tuple(x.shape)}; try x.flatten(0, -2)")
+        if x.shape[1] != self.d_in:
+            check_activations(x, self.d_in)  # raises, with the sentence
+        return find_entries(x, self.b_dec, self.W_enc, bias, floor=floor)
+
+    def _l1(self, entries: Entries, positive: Tensor) -> Tensor:
+        """E||positive||_1, weighted by the live decoder norms in the norm-weighted preset."""
+        if self.preset == "norm_weighted":
+            positive = positive * entries.per_feature(self.W_dec.norm(dim=1))
+        return entries.mean_sum(positive)
 
     def extra_repr(self) -> str:
         return f"d_in={self.d_in}, d_sae={self.d_sae}, preset={self.preset!r}, gate_threshold={self.gate_threshold:g}"
@@ -195,21 +205,21 @@ class StandardSAE(SparseAutoencoder):
         super().__init__(d_in, d_sae, preset=preset, seed=seed, device=device, dtype=dtype)
         self.b_enc = nn.Parameter(self.b_dec.new_zeros(d_sae))
 
-    def gate(self, u: Tensor) -> Tensor:
-        return u + self.b_enc
+    def gate(self, entries: Entries) -> Tensor:
+        return entries.u + entries.per_feature(self.b_enc)
 
-    def activate(self, u: Tensor) -> Tensor:
-        pi = self.gate(u)
+    def activate(self, entries: Entries) -> Tensor:
+        pi = self.gate(entries)
         return pi.relu() * (pi > self.gate_threshold)
 
     def training_pass(self, x: Tensor, *, l1_coefficient: float, aux_coefficient: float = 1.0) -> TrainingPass:
         """``aux_coefficient`` is accepted and unused: a standard SAE has no auxiliary term."""
-        u = self.project(x)
-        codes = self.activate(u)
-        reconstruction = self.decode(codes)
-        error, sparsity = _squared_error(x, reconstruction), self._l1(self.gate(u).relu())
+        entries = self._entries(x, self.b_enc, floor=0.0)
+        codes = self.activate(entries)
+        reconstruction = entries.decode(codes, self.W_dec) + self.b_dec
+        error, sparsity = _squared_error(x, reconstruction), self._l1(entries, self.gate(entries).relu())
         loss = SAELoss(error + l1_coefficient * sparsity, error, sparsity, torch.zeros_like(error))
-        return TrainingPass(loss, codes, reconstruction)
+        return TrainingPass(loss, reconstruction, entries.n_positive(codes) / len(x))
 
 
 class GatedSAE(SparseAutoencoder):
@@ -240,25 +250,27 @@ class GatedSAE(SparseAutoencoder):
         self.b_mag = nn.Parameter(self.b_dec.new_zeros(d_sae))
         self.r_mag = nn.Parameter(self.b_dec.new_zeros(d_sae))
 
-    def gate(self, u: Tensor) -> Tensor:
-        return u + self.b_gate
+    def gate(self, entries: Entries) -> Tensor:
+        return entries.u + entries.per_feature(self.b_gate)
 
-    def activate(self, u: Tensor) -> Tensor:
-        pi_mag = u * self.r_mag.exp() + self.b_mag
-        return (self.gate(u) > self.gate_threshold) * pi_mag.relu()
+    def activate(self, entries: Entries) -> Tensor:
+        pi_mag = entries.u * entries.per_feature(self.r_mag.exp()) + entries.per_feature(self.b_mag)
+        return (self.gate(entries) > self.gate_threshold) * pi_mag.relu()
 
     def training_pass(self, x: Tensor, *, l1_coefficient: float, aux_coefficient: float = 1.0) -> TrainingPass:
-        u = self.project(x)
-        codes = self.activate(u)
-        reconstruction = self.decode(codes)
+        # The L1 and auxiliary terms see every positive pi_gate, also where a threshold above 0 keeps the feature off.
+        entries = self._entries(x, self.b_gate, floor=min(0.0, self.gate_threshold))
+        codes = self.activate(entries)
+        reconstruction = entries.decode(codes, self.W_dec) + self.b_dec
         error = _squared_error(x, reconstruction)
-        gate = self.gate(u).relu()
-        sparsity = self._l1(gate)
+        gate = self.gate(entries).relu()
+        sparsity = self._l1(entries, gate)
         frozen = self.preset == "paper"
         W_dec, b_dec = (self.W_dec.detach(), self.b_dec.detach()) if frozen else (self.W_dec, self.b_dec)
-        auxiliary = _squared_error(x, gate @ W_dec + b_dec)
-        loss = SAELoss(error + l1_coefficient * sparsity + aux_coefficient * auxiliary, error, sparsity, auxiliary)
-        return TrainingPass(loss, codes, reconstruction)
+        auxiliary = _squared_error(x, entries.decode(gate, W_dec) + b_dec)
+        total = error + l1_coefficient * sparsity + aux_coefficient * auxiliary
+        loss = SAELoss(total, error, sparsity, auxiliary)
+        return TrainingPass(loss, reconstruction, entries.n_positive(codes) / len(x))
 
 
 ARCHITECTURES: dict[str, type[SparseAutoencoder]] = {sae.architecture: sae for sae in (StandardSAE, GatedSAE)}

@@ -207,7 +207,7 @@ class Trainer:
 
     @torch.no_grad()
     def _record(self, step: int, x: Tensor, result: TrainingPass, l1: float, lr: float) -> TrainingRecord:
-        r, codes, loss = result.reconstruction, result.codes, result.loss
+        r, loss = result.reconstruction, result.loss
         variance = (x - x.mean(dim=0)).square().sum(dim=1).mean()
         total, reconstruction, sparsity, auxiliary, l0, fvu, gamma = torch.stack(
             [
@@ -215,7 +215,7 @@ class Trainer:
                 loss.reconstruction,
                 loss.sparsity,
                 loss.auxiliary,
-                (codes > 0).sum() / len(x),
+                result.l0,
                 loss.reconstruction / variance,
                 r.square().sum() / (x * r).sum(),
             ]

@@ -97,7 +97,7 @@ def test_gate_threshold_switches_codes_but_leaves_l1_and_auxiliary_alone(make: t
     assert torch.equal(after, before * (gate > 0.7))
     assert 0 < int((after > 0).sum()) < int((before > 0).sum())
     raised = sae.loss(x, l1_coefficient=1)
-    assert float(raised.reconstruction) != float(loss.reconstruction)
+    assert raised.reconstruction.item() != loss.reconstruction.item()
     assert (raised.sparsity, raised.auxiliary) == (loss.sparsity, loss.auxiliary)
 
 

@@ -1,0 +1,57 @@
+"""Milliseconds of one training step, sparse against dense, side by side over densities; and the floor, one matmul.
+
+The densities are set by the gate's bias, on Gaussian activations. `saelab.sparse.DENSE_ABOVE` comes from here.
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+import saelab
+from saelab import sparse
+
+D_IN, D_SAE, BATCH = 256, 2048, 1024
+ROUNDS = 15
+
+
+def milliseconds(*calls: Callable[[], object]) -> list[float]:
+    """Median of each, measured in turns, so that whatever else the machine does meets all of them."""
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(ROUNDS + 2):
+        for call, kept in zip(calls, times, strict=True):
+            start = time.perf_counter()
+            call()
+            kept.append(1e3 * (time.perf_counter() - start))
+    return [statistics.median(kept[2:]) for kept in times]
+
+
+def main() -> None:
+    print(f"d_in {D_IN}, d_sae {D_SAE}, batch {BATCH}, {torch.get_num_threads()} threads of {os.cpu_count()} cores")
+    x = torch.randn(BATCH, D_IN)
+    for architecture in sorted(saelab.ARCHITECTURES):
+        for density in (0.005, 0.015, 0.03, 0.05, 0.08, 0.12, 0.2):
+            sae = saelab.ARCHITECTURES[architecture](D_IN, D_SAE)
+            bias = statistics.NormalDist().inv_cdf(density)
+            with torch.no_grad():
+                dict(sae.named_parameters())["b_enc" if architecture == "standard" else "b_gate"].fill_(bias)
+
+            def step(share: float, sae: saelab.SparseAutoencoder = sae) -> None:
+                sparse.DENSE_ABOVE = share
+                loss = sae.training_pass(x, l1_coefficient=1.0).loss
+                torch.autograd.backward(loss.total)
+                sae.zero_grad()
+
+            W_enc = sae.W_enc.detach()
+            floor, fast, dense = milliseconds(partial(torch.mm, x, W_enc), partial(step, 1.0), partial(step, -1.0))
+            print(
+                f"{architecture:9} density {density:5.1%}: sparse {fast:5.1f} ms, dense {dense:5.1f} ms, "
+                f"ratio {dense / fast:4.1f}; one encoder matmul {floor:4.1f} ms"
+            )
+
+
+if __name__ == "__main__":
+    main()
