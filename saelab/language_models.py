@@ -91,7 +91,9 @@ def load_language_model(
     try:
         from transformer_lens.model_bridge import TransformerBridge
         from transformer_lens.supported_models import get_official_model_name
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name != "transformer_lens":
+            raise  # it is there, but broken: its own message says more
         raise ImportError('language models need TransformerLens 4: pip install "saelab[lm]"') from error
 
     def boot(source: str) -> "TransformerBridge":

@@ -1,6 +1,8 @@
 import json
 import shutil
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,16 @@ def test_a_folder_that_is_no_model_says_so(tmp_path: Path) -> None:
         saelab.load_language_model(str(tmp_path))
 
 
+def test_without_transformer_lens_a_model_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(sys.modules):
+        if name.split(".")[0] == "transformer_lens":
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setattr(sys, "meta_path", [])
+    with pytest.raises(ImportError, match=r'pip install "saelab\[lm\]"'):
+        saelab.load_language_model()
+
+
 def test_missing_assets_say_how_to_make_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(language_models, "EMBEDDED_FOLDER", tmp_path)
     monkeypatch.setattr(language_models, "SAMPLED_TEXT", tmp_path / "sampled_text.json.xz")
@@ -106,9 +118,6 @@ def test_imdb_without_a_network_and_an_unknown_text_get_a_sentence() -> None:
 
 def test_the_models_training_script_resumes_to_the_same_model(tmp_path: Path) -> None:
     """Killed after a checkpoint and started again, it ends with the weights of an uninterrupted run."""
-    import subprocess
-    import sys
-
     reviews = saelab.load_text()[:2000]
     pd.DataFrame({"text": [f"{text} <br /><br /> {i}" for i, text in enumerate(reviews)]}).to_parquet(
         tmp_path / "r.parquet"

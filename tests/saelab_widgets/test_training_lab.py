@@ -36,7 +36,7 @@ def until(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 def test_lab_shows_something_before_start(lab: TrainingLab) -> None:
     rows = lab.history_frame()
-    assert lab.step == 20 and list(rows.step) == [10, 20]
+    assert lab.step == 20 and list(rows.step) == [20]
     assert rows.notna().all(axis=None)
     assert not lab.running and "Start" in lab.status and not lab.error
 

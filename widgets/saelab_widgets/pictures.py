@@ -22,9 +22,16 @@ def line_charts_png(rows: "pd.DataFrame", charts: list[dict[str, Any]], *, title
         for column, style in ((chart["secondary"], ":"), (chart["column"], "-")):
             if column is not None:
                 defined = rows[["step", column]].dropna()
-                ax.plot(defined["step"], defined[column], style, color=COLORS[chart["color"]], linewidth=1.5)
+                label = column.replace("_", " ") if column == chart["secondary"] else None
+                ax.plot(
+                    defined["step"], defined[column], style, color=COLORS[chart["color"]], linewidth=1.5, label=label
+                )
         if chart["reference"] is not None:
-            ax.axhline(chart["reference"]["value"], color=INK, linewidth=0.8, linestyle="--")
+            ax.axhline(
+                chart["reference"]["value"], color=INK, linewidth=0.8, linestyle="--", label=chart["reference"]["label"]
+            )
+        if ax.get_legend_handles_labels()[1]:
+            ax.legend(fontsize=7, labelcolor=INK, frameon=False)
         ax.set_yscale(chart["scale"])
         ax.set_ylim(*chart["domain"])
         last = rows[chart["column"]].dropna()

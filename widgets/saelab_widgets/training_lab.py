@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anywidget
 import numpy as np
@@ -23,6 +23,9 @@ from saelab.probing import LabelledActivations, ProbeReport, SentimentSplit, pro
 from saelab.training import Trainer, TrainingConfig
 from saelab_widgets.background import BackgroundLoop, one_torch_thread_on_small_machines
 from saelab_widgets.pictures import line_charts_png
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 STATIC = Path(__file__).parent / "static"
 DEFAULT_HOOK = "blocks.1.hook_resid_post"
@@ -175,7 +178,7 @@ class TrainingLab(anywidget.AnyWidget):
         with one_torch_thread_on_small_machines():
             for _ in range(warm_up_steps):
                 self.trainer.step()
-                if self.trainer.n_steps_done % 10 == 0:
+                if self.trainer.n_steps_done % 20 == 0:
                     self._publish()
         self._publish()
         self.status = "Press Start, then drag the L1 penalty."
@@ -218,7 +221,7 @@ class TrainingLab(anywidget.AnyWidget):
         """Block the cell until training pauses by itself, at ``n_steps``. Raises TimeoutError."""
         self._loop.wait(timeout)
 
-    def history_frame(self) -> "Any":
+    def history_frame(self) -> "pd.DataFrame":
         """What the charts show, as a pandas DataFrame; NaN where the probe was not measured."""
         import pandas as pd
 
