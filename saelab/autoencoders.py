@@ -6,7 +6,7 @@ E||x||^2 = d_in (`saelab.harvest` does it). The paper's lambda is for the *mean*
 """
 
 from abc import ABC, abstractmethod
-from typing import Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -67,8 +67,9 @@ def check_activations(x: Tensor, d_in: int | None = None) -> None:
 class SparseAutoencoder(nn.Module, ABC):
     """What every architecture shares: a tied-at-birth encoder and decoder, one preset, one gate threshold.
 
-    A new architecture derives from this class, implements `gate`, `activate` and `training_pass`, and adds itself to
-    `ARCHITECTURES`. All start from the `Entries` of ``u = (x - b_dec) @ W_enc``: a step costs one encoder matmul.
+    A new architecture derives from this class, names its `feature_parameters`, implements `gate`, `activate` and
+    `training_pass`, and adds itself to `ARCHITECTURES`. All start from the `Entries` of ``u = (x - b_dec) @ W_enc``: a
+    step costs one encoder matmul.
 
     Parameters
     ----------
@@ -82,7 +83,10 @@ class SparseAutoencoder(nn.Module, ABC):
         Of the random unit-norm decoder; the encoder starts as its transpose, all biases at zero.
     """
 
-    architecture: str
+    architecture: ClassVar[str]
+    """Its name in `ARCHITECTURES`."""
+    feature_parameters: ClassVar[tuple[str, ...]]
+    """Names of its parameters of shape ``(d_sae,)``; they start at zero."""
     W_enc: nn.Parameter
     W_dec: nn.Parameter
     b_dec: nn.Parameter
@@ -111,6 +115,8 @@ class SparseAutoencoder(nn.Module, ABC):
         # Feature by feature in memory, as the decoder is: the sparse step reads and writes whole features.
         self.W_enc = nn.Parameter(rows.clone().T)
         self.b_dec = nn.Parameter(rows.new_zeros(d_in))
+        for name in self.feature_parameters:
+            self.register_parameter(name, nn.Parameter(rows.new_zeros(d_sae)))
 
     @abstractmethod
     def gate(self, entries: Entries) -> Tensor:
@@ -190,20 +196,8 @@ class StandardSAE(SparseAutoencoder):
     """
 
     architecture = "standard"
+    feature_parameters = ("b_enc",)
     b_enc: nn.Parameter
-
-    def __init__(
-        self,
-        d_in: int,
-        d_sae: int,
-        *,
-        preset: Preset = "paper",
-        seed: int = 0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(d_in, d_sae, preset=preset, seed=seed, device=device, dtype=dtype)
-        self.b_enc = nn.Parameter(self.b_dec.new_zeros(d_sae))
 
     def gate(self, entries: Entries) -> Tensor:
         return entries.u + entries.per_feature(self.b_enc)
@@ -231,24 +225,10 @@ class GatedSAE(SparseAutoencoder):
     """
 
     architecture = "gated"
+    feature_parameters = ("b_gate", "b_mag", "r_mag")
     b_gate: nn.Parameter
     b_mag: nn.Parameter
     r_mag: nn.Parameter
-
-    def __init__(
-        self,
-        d_in: int,
-        d_sae: int,
-        *,
-        preset: Preset = "paper",
-        seed: int = 0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(d_in, d_sae, preset=preset, seed=seed, device=device, dtype=dtype)
-        self.b_gate = nn.Parameter(self.b_dec.new_zeros(d_sae))
-        self.b_mag = nn.Parameter(self.b_dec.new_zeros(d_sae))
-        self.r_mag = nn.Parameter(self.b_dec.new_zeros(d_sae))
 
     def gate(self, entries: Entries) -> Tensor:
         return entries.u + entries.per_feature(self.b_gate)

@@ -145,7 +145,7 @@ def load_text(name: str = EMBEDDED_MODEL) -> list[str]:
     Parameters
     ----------
     name
-        ``"reviews-4l"``: about 3,000 reviews that the embedded model sampled itself (offline); ``"imdb"``: the 25,000
+        ``"reviews-4l"``: about 3,700 texts that the embedded model sampled itself (offline); ``"imdb"``: the 25,000
         training reviews of the Large Movie Review Dataset (Maas et al. 2011), from the hub.
 
     Raises

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from saelab import ARCHITECTURES, GatedSAE, SparseAutoencoder, StandardSAE
+from saelab.autoencoders import Preset
 
 X = torch.tensor([[2.0]], dtype=torch.float64)
 
@@ -23,8 +24,8 @@ def gradients(sae: SparseAutoencoder) -> dict[str, float]:
     return {name: float(p.grad) for name, p in sae.named_parameters() if p.grad is not None}
 
 
-def scalar_gated(preset: str = "paper") -> GatedSAE:
-    sae = GatedSAE(1, 1, preset=preset, dtype=torch.float64)  # type: ignore[arg-type]
+def scalar_gated(preset: Preset = "paper") -> GatedSAE:
+    sae = GatedSAE(1, 1, preset=preset, dtype=torch.float64)
     # u = 2, pi_gate = 1.5, pi_mag = 2 * 2 + 0.25 = 4.25
     fill(sae, W_enc=1, W_dec=1, b_dec=0, b_gate=-0.5, b_mag=0.25, r_mag=math.log(2))
     return sae

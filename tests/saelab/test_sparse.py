@@ -1,6 +1,7 @@
 """The sparse step is the dense step, in values and in gradients; a user cannot tell them apart but by the clock."""
 
 import warnings
+from typing import get_args
 
 import pytest
 import torch
@@ -8,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saelab import ARCHITECTURES, SAELoss, SparseAutoencoder, Trainer, TrainingConfig, sparse
+from saelab.autoencoders import Preset
 
 ALWAYS_SPARSE, ALWAYS_DENSE = 1.0, -1.0
 
 
-def make_random(name: str, preset: str, seed: int, dtype: torch.dtype = torch.float64) -> SparseAutoencoder:
+def make_random(name: str, preset: Preset, seed: int, dtype: torch.dtype = torch.float64) -> SparseAutoencoder:
     """An SAE with every parameter random, so that no gradient vanishes by symmetry."""
-    sae = ARCHITECTURES[name](12, 40, preset=preset, seed=seed, dtype=dtype)  # type: ignore[arg-type]
+    sae = ARCHITECTURES[name](12, 40, preset=preset, seed=seed, dtype=dtype)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in sae.parameters():
@@ -35,12 +37,12 @@ def loss_and_gradients(
 @settings(deadline=None, max_examples=25)
 @given(
     st.sampled_from(sorted(ARCHITECTURES)),
-    st.sampled_from(["paper", "norm_weighted"]),
+    st.sampled_from(get_args(Preset)),
     st.sampled_from([-0.5, 0.0, 0.8]),
     st.integers(0, 1000),
 )
 def test_sparse_and_dense_steps_agree_in_every_loss_term_and_gradient(
-    name: str, preset: str, threshold: float, seed: int
+    name: str, preset: Preset, threshold: float, seed: int
 ) -> None:
     sae = make_random(name, preset, seed)
     sae.gate_threshold = threshold

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from saelab import ARCHITECTURES, GatedSAE, SparseAutoencoder, StandardSAE, Trainer, TrainingConfig, evaluate
+from saelab.autoencoders import Preset
 from saelab.training import NonFiniteLossError
 
 
@@ -45,8 +46,9 @@ def test_same_seed_trains_to_the_same_weights_and_an_interrupted_run_goes_on_whe
 
 def test_paper_preset_keeps_decoder_rows_at_unit_norm_and_the_other_lets_them_go() -> None:
     x = planted()
-    for preset, kept in (("paper", True), ("norm_weighted", False)):
-        sae = GatedSAE(16, 64, preset=preset)  # type: ignore[arg-type]
+    presets: dict[Preset, bool] = {"paper": True, "norm_weighted": False}
+    for preset, kept in presets.items():
+        sae = GatedSAE(16, 64, preset=preset)
         Trainer(sae, x, config(n_steps=20)).run(progress=False)
         assert torch.allclose(sae.W_dec.norm(dim=1), torch.ones(64), atol=1e-6) == kept
 
