@@ -213,7 +213,7 @@ class StandardSAE(SparseAutoencoder):
         reconstruction = entries.decode(codes, self.W_dec) + self.b_dec
         error, sparsity = _squared_error(x, reconstruction), self._l1(entries, self.gate(entries).relu())
         loss = SAELoss(error + l1_coefficient * sparsity, error, sparsity, torch.zeros_like(error))
-        return TrainingPass(loss, reconstruction, entries.n_positive(codes) / len(x))
+        return TrainingPass(loss, reconstruction, (codes > 0).count_nonzero() / len(x))
 
 
 class GatedSAE(SparseAutoencoder):
@@ -250,7 +250,7 @@ class GatedSAE(SparseAutoencoder):
         auxiliary = _squared_error(x, entries.decode(gate, W_dec) + b_dec)
         total = error + l1_coefficient * sparsity + aux_coefficient * auxiliary
         loss = SAELoss(total, error, sparsity, auxiliary)
-        return TrainingPass(loss, reconstruction, entries.n_positive(codes) / len(x))
+        return TrainingPass(loss, reconstruction, (codes > 0).count_nonzero() / len(x))
 
 
 ARCHITECTURES: dict[str, type[SparseAutoencoder]] = {sae.architecture: sae for sae in (StandardSAE, GatedSAE)}

@@ -39,10 +39,6 @@ class Entries(ABC):
     def mean_sum(self, values: Tensor) -> Tensor:
         """Sum over the features, mean over the batch: a scalar."""
 
-    @abstractmethod
-    def n_positive(self, values: Tensor) -> Tensor:
-        """How many values are above zero, over the whole batch: a scalar."""
-
 
 class DenseEntries(Entries):
     """All of ``(batch, d_sae)``."""
@@ -58,9 +54,6 @@ class DenseEntries(Entries):
 
     def mean_sum(self, values: Tensor) -> Tensor:
         return values.sum(dim=-1).mean()
-
-    def n_positive(self, values: Tensor) -> Tensor:
-        return (values > 0).sum()
 
 
 class ActiveEntries(Entries):
@@ -80,9 +73,6 @@ class ActiveEntries(Entries):
     def mean_sum(self, values: Tensor) -> Tensor:
         return values.sum() / self._pattern.shape[0]
 
-    def n_positive(self, values: Tensor) -> Tensor:
-        return (values > 0).sum()
-
 
 def find_entries(x: Tensor, b_dec: Tensor, W_enc: Tensor, bias: Tensor, *, floor: float) -> Entries:
     """The entries of ``u = (x - b_dec) @ W_enc`` under a loss that is flat where ``u + bias <= floor``.
@@ -95,8 +85,9 @@ def find_entries(x: Tensor, b_dec: Tensor, W_enc: Tensor, bias: Tensor, *, floor
         Entries at or below it must add nothing to the loss, nor to its gradient.
     """
     device = x.device.type
-    if device != "cpu" or torch.is_autocast_enabled(device):
-        # Elsewhere dense matmuls are cheap, and sparse ones know no mixed precision.
+    exact = W_enc.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(device)
+    if device != "cpu" or not exact:
+        # Elsewhere dense matmuls are cheap, and sparse ones know no half precision.
         return DenseEntries((x - b_dec) @ W_enc)
     with torch.no_grad():
         xc = x - b_dec

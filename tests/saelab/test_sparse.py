@@ -109,6 +109,13 @@ def test_sparse_steps_run_in_float32_without_grad_and_under_autocast_and_print_n
         assert mixed.loss.total.item() == pytest.approx(plain, rel=0.05)
 
 
+def test_an_sae_in_half_precision_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sparse, "DENSE_ABOVE", ALWAYS_SPARSE)
+    sae, x = make_random("gated", "paper", 0, torch.bfloat16), torch.randn(64, 12, dtype=torch.bfloat16)
+    torch.autograd.backward(sae.training_pass(x, l1_coefficient=1).loss.total)
+    assert sae.W_enc.grad is not None and sae.W_enc.grad.dtype == torch.bfloat16
+
+
 def test_density_chooses_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
     x, W_enc = torch.randn(100, 12), torch.randn(12, 40)
     for bias, kind in ((-100.0, sparse.ActiveEntries), (100.0, sparse.DenseEntries)):
