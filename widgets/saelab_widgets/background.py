@@ -15,7 +15,7 @@ SMALL_MACHINE_CORES = 2
 
 
 @contextmanager
-def one_torch_thread_on_small_machines() -> Iterator[None]:
+def _one_torch_thread_on_small_machines() -> Iterator[None]:
     """On one or two cores a second torch thread gains little and takes the browser's time."""
     before = torch.get_num_threads()
     small = (os.cpu_count() or 1) <= SMALL_MACHINE_CORES
@@ -90,7 +90,7 @@ class BackgroundLoop:
     def _main(self) -> None:
         error: Exception | None = None
         try:
-            with one_torch_thread_on_small_machines():
+            with _one_torch_thread_on_small_machines():
                 published = 0.0
                 while not self._stop.is_set() and self._step():
                     if time.monotonic() - published >= PUBLISH_SECONDS:

@@ -21,7 +21,7 @@ from saelab.autoencoders import ARCHITECTURES, check_activations
 from saelab.metrics import evaluate
 from saelab.probing import LabelledActivations, ProbeReport, SentimentSplit, probe, sentiment_activations
 from saelab.training import Trainer, TrainingConfig
-from saelab_widgets.background import BackgroundLoop, one_torch_thread_on_small_machines
+from saelab_widgets.background import BackgroundLoop
 from saelab_widgets.pictures import line_charts_png
 
 if TYPE_CHECKING:
@@ -175,11 +175,10 @@ class TrainingLab(anywidget.AnyWidget):
         self.observe(self._on_running, "running")
         self.observe(self._on_architecture, "architecture")
         self.observe(self._on_knob, list(_KNOB_LABELS))
-        with one_torch_thread_on_small_machines():
-            for _ in range(warm_up_steps):
-                self.trainer.step()
-                if self.trainer.n_steps_done % 20 == 0:
-                    self._publish()
+        for _ in range(warm_up_steps):  # with all of torch's threads: there is no page to keep smooth yet
+            self.trainer.step()
+            if self.trainer.n_steps_done % 20 == 0:
+                self._publish()
         self._publish()
         self.status = "Press Start, then drag the L1 penalty."
 
