@@ -73,9 +73,8 @@ def prepare(data: Path | None, out: Path, seed: int, n_held_out: int) -> tuple[n
             tokenizer_object=tokenizer, bos_token=BOS, eos_token=BOS, pad_token=BOS, model_max_length=CONTEXT
         )
         fast.save_pretrained(out / "model")
-        characters = sum(map(len, held_out))
         streams = {"train": token_stream(tokenizer, train), "held_out": token_stream(tokenizer, held_out)}
-        np.savez(out / "tokens.partial.npz", characters=characters, **streams)
+        np.savez(out / "tokens.partial.npz", **streams)
         (out / "tokens.partial.npz").replace(kept)
     streams = np.load(kept)
     return streams["train"].astype(np.int64), streams["held_out"].astype(np.int64)
