@@ -1,11 +1,36 @@
 """SAELab: train, measure and teach sparse autoencoders, the gated kind above all."""
 
 from saelab.activations import ActivationStore, harvest, harvest_pooled
-from saelab.autoencoders import ARCHITECTURES, GatedSAE, SAELoss, SparseAutoencoder, StandardSAE
+from saelab.autoencoders import (
+    ARCHITECTURES,
+    GatedSAE,
+    JumpReLUSAE,
+    RescaleShiftSAE,
+    SAELoss,
+    SparseAutoencoder,
+    StandardSAE,
+)
+from saelab.interchange import SAEFileError, load, save
 from saelab.language_models import load_language_model, load_sentiment, load_text
-from saelab.metrics import FVU, L0, FeatureDensity, RelativeReconstructionBias, SAEMetrics, evaluate
+from saelab.metrics import (
+    FVU,
+    L0,
+    L1,
+    CosineSimilarity,
+    DictionaryMatch,
+    FeatureDensity,
+    RelativeReconstructionBias,
+    SAEMetrics,
+    evaluate,
+    feature_shrinkage,
+    matched_cosine_similarity,
+    relative_reconstruction_bias,
+)
 from saelab.probing import ProbeReport, probe, sentiment_activations
-from saelab.training import Trainer, TrainingConfig, TrainingRecord
+from saelab.resampling import resample_dead_features
+from saelab.sweeps import sweep
+from saelab.synthetic import SuperpositionData, superposition
+from saelab.training import NonFiniteLossError, Trainer, TrainingConfig, TrainingRecord
 
 __version__ = "0.1.0"
 
@@ -13,24 +38,40 @@ __all__ = [
     "ARCHITECTURES",
     "FVU",
     "L0",
+    "L1",
     "ActivationStore",
+    "CosineSimilarity",
+    "DictionaryMatch",
     "FeatureDensity",
     "GatedSAE",
+    "JumpReLUSAE",
+    "NonFiniteLossError",
     "ProbeReport",
     "RelativeReconstructionBias",
+    "RescaleShiftSAE",
+    "SAEFileError",
     "SAELoss",
     "SAEMetrics",
     "SparseAutoencoder",
     "StandardSAE",
+    "SuperpositionData",
     "Trainer",
     "TrainingConfig",
     "TrainingRecord",
     "evaluate",
+    "feature_shrinkage",
     "harvest",
     "harvest_pooled",
+    "load",
     "load_language_model",
     "load_sentiment",
     "load_text",
+    "matched_cosine_similarity",
     "probe",
+    "relative_reconstruction_bias",
+    "resample_dead_features",
+    "save",
     "sentiment_activations",
+    "superposition",
+    "sweep",
 ]

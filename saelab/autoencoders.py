@@ -5,8 +5,10 @@ Losses sum squared error over ``d_in`` and average over the batch; they expect a
 E||x||^2 = d_in (`saelab.harvest` does it). The paper's lambda is for the *mean* over d_in: multiply it by d_in.
 """
 
+import copy
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal, NamedTuple, get_args
+from collections.abc import Collection
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from saelab.sparse import DenseEntries, Entries, find_entries
 
 Preset = Literal["paper", "norm_weighted"]
+Ablation = Literal["unfrozen_decoder", "no_r_mag", "untied_encoders", "no_auxiliary"]
 
 
 class SAELoss(NamedTuple):
@@ -26,17 +29,19 @@ class SAELoss(NamedTuple):
     sparsity: Tensor
     """E||.||_1 of the (gate) pre-activations after ReLU, before its coefficient."""
     auxiliary: Tensor
-    """The gated SAE's E||x - recon_frozen(relu(pi_gate))||^2, before its coefficient; zero for a standard SAE."""
+    """The gated SAE's E||x - recon_frozen(relu(pi_gate))||^2, before its coefficient; zero for the others."""
 
 
 class TrainingPass(NamedTuple):
     """One forward pass under a loss: what a training step needs to know, from a single encoder matmul."""
 
     loss: SAELoss
-    reconstruction: Tensor
-    """``(batch, d_in)``."""
+    residual: Tensor
+    """``reconstruction - x``, ``(batch, d_in)``."""
     l0: Tensor
     """Mean number of features on, a scalar."""
+    fired: Tensor
+    """``(d_sae,)``, boolean: which features were on anywhere in the batch."""
 
 
 def check_activations(x: Tensor, d_in: int | None = None) -> None:
@@ -65,11 +70,12 @@ def check_activations(x: Tensor, d_in: int | None = None) -> None:
 
 
 class SparseAutoencoder(nn.Module, ABC):
-    """What every architecture shares: a tied-at-birth encoder and decoder, one preset, one gate threshold.
+    """What every architecture shares: an encoder, a decoder, one gate threshold, and the loss of one preset.
 
-    A new architecture derives from this class, names its `feature_parameters`, implements `gate`, `activate` and
-    `training_pass`, and adds itself to `ARCHITECTURES`. All start from the `Entries` of ``u = (x - b_dec) @ W_enc``: a
-    step costs one encoder matmul.
+    With ``u = (x - b_dec) @ W_enc``, the gate is ``pi_gate = u + gate_bias`` and
+    ``codes = (pi_gate > gate_threshold) * magnitude``. A new architecture derives from this class, names its
+    `feature_parameters`, gives `gate_bias` and `magnitude`, and adds itself to `ARCHITECTURES`. Both work on the
+    `Entries` of ``u``, so that a step costs one encoder matmul.
 
     Parameters
     ----------
@@ -81,12 +87,12 @@ class SparseAutoencoder(nn.Module, ABC):
         by the live decoder norm, auxiliary term not frozen (what SAELens trains). Mixing the two is worse than either.
     seed
         Of the random unit-norm decoder; the encoder starts as its transpose, all biases at zero.
+    device
+        ``"auto"`` takes a GPU where there is one.
     """
 
     architecture: ClassVar[str]
     """Its name in `ARCHITECTURES`."""
-    feature_parameters: ClassVar[tuple[str, ...]]
-    """Names of its parameters of shape ``(d_sae,)``; they start at zero."""
     W_enc: nn.Parameter
     W_dec: nn.Parameter
     b_dec: nn.Parameter
@@ -109,6 +115,8 @@ class SparseAutoencoder(nn.Module, ABC):
         self.d_in, self.d_sae, self.preset = d_in, d_sae, preset
         self.gate_threshold = 0.0
         """A feature is on where its gate pre-activation exceeds this; 0 in the paper. May be changed at any time."""
+        if device == "auto":
+            device = torch.accelerator.current_accelerator() or "cpu"
         rows = torch.randn(d_sae, d_in, generator=torch.Generator().manual_seed(seed))
         rows = (rows / rows.norm(dim=1, keepdim=True)).to(device=device, dtype=dtype or torch.get_default_dtype())
         self.W_dec = nn.Parameter(rows)
@@ -118,21 +126,37 @@ class SparseAutoencoder(nn.Module, ABC):
         for name in self.feature_parameters:
             self.register_parameter(name, nn.Parameter(rows.new_zeros(d_sae)))
 
+    @property
     @abstractmethod
+    def feature_parameters(self) -> tuple[str, ...]:
+        """Names of its parameters of shape ``(d_sae,)``; they start at zero."""
+
+    @property
+    @abstractmethod
+    def gate_bias(self) -> Tensor:
+        """``(d_sae,)``: the gate's pre-activation is ``u + gate_bias``."""
+
+    @abstractmethod
+    def magnitude(self, entries: Entries, pi_gate: Tensor) -> Tensor:
+        """What a feature's code is where it is on, non-negative; in the shape of ``pi_gate``."""
+
+    def auxiliary(self, x: Tensor, entries: Entries, pi_gate: Tensor) -> Tensor | None:
+        """The auxiliary term of the loss, a scalar, where there is one."""
+        return None
+
     def gate(self, entries: Entries) -> Tensor:
         """Gate pre-activations at ``entries``; on is what exceeds `gate_threshold`."""
+        return entries.u + entries.per_feature(self.gate_bias)
 
-    @abstractmethod
     def activate(self, entries: Entries) -> Tensor:
-        """Codes at ``entries``: no matmul, so that many thresholds can be tried on the same."""
-
-    @abstractmethod
-    def training_pass(self, x: Tensor, *, l1_coefficient: float, aux_coefficient: float = 1.0) -> TrainingPass:
-        """Loss, reconstruction and L0 of one batch ``(batch, d_in)``; only its width is checked, for speed."""
+        """Codes at ``entries``: no encoder matmul, so that many thresholds can be tried on the same."""
+        pi_gate = self.gate(entries)
+        return (pi_gate > self.gate_threshold) * self.magnitude(entries, pi_gate)
 
     def project(self, x: Tensor) -> DenseEntries:
         """The encoder's one matmul: every entry of ``u = (x - b_dec) @ W_enc``, ``(..., d_in)`` to ``(..., d_sae)``."""
-        return DenseEntries((x - self.b_dec) @ self.W_enc)
+        xc = x - self.b_dec
+        return DenseEntries(xc @ self.W_enc, xc)
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes of ``x``: ``(..., d_in)`` to ``(..., d_sae)``, non-negative. Raises like `check_activations`."""
@@ -154,26 +178,58 @@ class SparseAutoencoder(nn.Module, ABC):
         check_activations(x, self.d_in)
         return self.training_pass(x, l1_coefficient=l1_coefficient, aux_coefficient=aux_coefficient).loss
 
+    def training_pass(self, x: Tensor, *, l1_coefficient: float, aux_coefficient: float = 1.0) -> TrainingPass:
+        """Loss, residual and L0 of one batch ``(batch, d_in)``; only its width is checked, for speed.
+
+        ``aux_coefficient`` is unused where the architecture has no auxiliary term.
+        """
+        entries = self._entries(x)
+        pi_gate = self.gate(entries)
+        codes = (pi_gate > self.gate_threshold) * self.magnitude(entries, pi_gate)
+        residual = entries.decode(codes, self.W_dec, self.b_dec - x)
+        error = _mean_square(residual)
+        sparsity = self._l1(entries, self.penalized(pi_gate, codes))
+        auxiliary = self.auxiliary(x, entries, pi_gate)
+        total = error + l1_coefficient * sparsity
+        if auxiliary is not None:
+            total = total + aux_coefficient * auxiliary
+        loss = SAELoss(total, error, sparsity, torch.zeros_like(error) if auxiliary is None else auxiliary)
+        return TrainingPass(loss, residual.detach(), (codes > 0).count_nonzero() / len(x), entries.fired(codes))
+
+    def penalized(self, pi_gate: Tensor, codes: Tensor) -> Tensor:
+        """What the L1 penalty weighs: every positive gate pre-activation, also where a threshold keeps it off."""
+        return pi_gate.relu()
+
     @torch.no_grad()
     def project_decoder_gradient(self) -> None:
         """Remove from the decoder's gradient what would change a row's norm (preset "paper"; paper, appendix D)."""
         if self.preset == "paper" and self.W_dec.grad is not None:
-            unit = self.W_dec / self.W_dec.norm(dim=1, keepdim=True)
-            self.W_dec.grad -= (self.W_dec.grad * unit).sum(dim=1, keepdim=True) * unit
+            # bmm sums each row's products without writing them to memory first.
+            along = self.W_dec.grad.unsqueeze(1).bmm(self.W_dec.unsqueeze(2)).squeeze(2)
+            along /= self.W_dec.norm(dim=1, keepdim=True).square()
+            self.W_dec.grad.addcmul_(along, self.W_dec, value=-1)
 
     @torch.no_grad()
     def normalize_decoder(self) -> None:
         """Give every decoder row unit norm again (preset "paper"), after an optimiser's step."""
-        if self.preset == "paper":
+        if self.preset == "paper" and self.W_dec.requires_grad:
             self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True))
 
-    def _entries(self, x: Tensor, bias: Tensor, floor: float) -> Entries:
-        """All entries, or those above ``floor`` with ``bias`` where it is faster and gives the same."""
+    def features_first(self, name: str, tensor: Tensor) -> Tensor:
+        """A view ``(d_sae, ...)`` of the parameter called ``name``, its gradient or its moments."""
+        return tensor.T if name in ("W_enc", "W_mag") else tensor
+
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments that make an SAE of the same kind, as plain values."""
+        return {"d_in": self.d_in, "d_sae": self.d_sae, "preset": self.preset}
+
+    def _entries(self, x: Tensor) -> Entries:
+        """All entries, or those that matter to the loss where that is faster and gives the same."""
         if x.ndim != 2:
             raise ValueError(f"a loss takes activations (batch, d_in), not {tuple(x.shape)}; try x.flatten(0, -2)")
         if x.shape[1] != self.d_in:
             check_activations(x, self.d_in)  # raises, with the sentence
-        return find_entries(x, self.b_dec, self.W_enc, bias, floor=floor)
+        return find_entries(x, self.b_dec, self.W_enc, self.gate_bias, floor=min(0.0, self.gate_threshold))
 
     def _l1(self, entries: Entries, positive: Tensor) -> Tensor:
         """E||positive||_1, weighted by the live decoder norms in the norm-weighted preset."""
@@ -182,11 +238,14 @@ class SparseAutoencoder(nn.Module, ABC):
         return entries.mean_sum(positive)
 
     def extra_repr(self) -> str:
-        return f"d_in={self.d_in}, d_sae={self.d_sae}, preset={self.preset!r}, gate_threshold={self.gate_threshold:g}"
+        settings = {**self.settings(), "gate_threshold": self.gate_threshold}
+        return ", ".join(f"{name}={value!r}" for name, value in settings.items())
 
 
-def _squared_error(x: Tensor, reconstruction: Tensor) -> Tensor:
-    return (x - reconstruction).square().sum(dim=-1).mean()
+def _mean_square(residual: Tensor) -> Tensor:
+    """E||residual||^2: summed over d_in, averaged over the batch."""
+    flat = residual.flatten().to(torch.promote_types(residual.dtype, torch.float32))
+    return flat.dot(flat) / len(residual)
 
 
 class StandardSAE(SparseAutoencoder):
@@ -199,21 +258,12 @@ class StandardSAE(SparseAutoencoder):
     feature_parameters = ("b_enc",)
     b_enc: nn.Parameter
 
-    def gate(self, entries: Entries) -> Tensor:
-        return entries.u + entries.per_feature(self.b_enc)
+    @property
+    def gate_bias(self) -> Tensor:
+        return self.b_enc
 
-    def activate(self, entries: Entries) -> Tensor:
-        pi = self.gate(entries)
-        return pi.relu() * (pi > self.gate_threshold)
-
-    def training_pass(self, x: Tensor, *, l1_coefficient: float, aux_coefficient: float = 1.0) -> TrainingPass:
-        """``aux_coefficient`` is accepted and unused: a standard SAE has no auxiliary term."""
-        entries = self._entries(x, self.b_enc, floor=0.0)
-        codes = self.activate(entries)
-        reconstruction = entries.decode(codes, self.W_dec) + self.b_dec
-        error, sparsity = _squared_error(x, reconstruction), self._l1(entries, self.gate(entries).relu())
-        loss = SAELoss(error + l1_coefficient * sparsity, error, sparsity, torch.zeros_like(error))
-        return TrainingPass(loss, reconstruction, (codes > 0).count_nonzero() / len(x))
+    def magnitude(self, entries: Entries, pi_gate: Tensor) -> Tensor:
+        return pi_gate.relu()
 
 
 class GatedSAE(SparseAutoencoder):
@@ -222,36 +272,207 @@ class GatedSAE(SparseAutoencoder):
     With ``u = (x - b_dec) @ W_enc``: ``pi_gate = u + b_gate``, ``pi_mag = u * exp(r_mag) + b_mag``,
     ``codes = (pi_gate > gate_threshold) * relu(pi_mag)``. The L1 and the auxiliary term see ``relu(pi_gate)``; in the
     paper preset the auxiliary decode gives no gradient to ``W_dec`` and ``b_dec``.
+
+    Parameters
+    ----------
+    ablations
+        What to leave out, any of (paper, section 5.1, all in its own preset): ``"unfrozen_decoder"`` lets the auxiliary
+        term train the decoder; ``"no_r_mag"`` shares the encoder without rescaling; ``"untied_encoders"`` gives the
+        magnitude its own encoder ``W_mag``, ``pi_mag = (x - b_dec) @ W_mag + b_mag``; ``"no_auxiliary"`` drops the
+        auxiliary term, so that only the L1 penalty moves the gate's bias.
+    d_in, d_sae, preset, seed, device, dtype
+        As for every `SparseAutoencoder`.
     """
 
     architecture = "gated"
-    feature_parameters = ("b_gate", "b_mag", "r_mag")
     b_gate: nn.Parameter
     b_mag: nn.Parameter
     r_mag: nn.Parameter
+    W_mag: nn.Parameter
 
-    def gate(self, entries: Entries) -> Tensor:
-        return entries.u + entries.per_feature(self.b_gate)
+    def __init__(
+        self,
+        d_in: int,
+        d_sae: int,
+        *,
+        preset: Preset = "paper",
+        ablations: Collection[Ablation] = (),
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        unknown = {ablations} if isinstance(ablations, str) else set(ablations) - set(get_args(Ablation))
+        if unknown:
+            raise ValueError(
+                f"ablations must be a collection of {', '.join(get_args(Ablation))}; not understood: {unknown}"
+            )
+        if ablations and preset != "paper":
+            raise ValueError(f"the ablations are those of preset 'paper'; take that, or none with {preset!r}")
+        self.ablations = frozenset(ablations)
+        super().__init__(d_in, d_sae, preset=preset, seed=seed, device=device, dtype=dtype)
+        if "untied_encoders" in self.ablations:
+            self.W_mag = nn.Parameter(self.W_enc.detach().clone())
 
-    def activate(self, entries: Entries) -> Tensor:
-        pi_mag = entries.u * entries.per_feature(self.r_mag.exp()) + entries.per_feature(self.b_mag)
-        return (self.gate(entries) > self.gate_threshold) * pi_mag.relu()
+    @property
+    def feature_parameters(self) -> tuple[str, ...]:
+        rescales = self.ablations.isdisjoint({"no_r_mag", "untied_encoders"})
+        return ("b_gate", "b_mag", "r_mag") if rescales else ("b_gate", "b_mag")
 
-    def training_pass(self, x: Tensor, *, l1_coefficient: float, aux_coefficient: float = 1.0) -> TrainingPass:
-        # The L1 and auxiliary terms see every positive pi_gate, also where a threshold above 0 keeps the feature off.
-        entries = self._entries(x, self.b_gate, floor=min(0.0, self.gate_threshold))
-        codes = self.activate(entries)
-        reconstruction = entries.decode(codes, self.W_dec) + self.b_dec
-        error = _squared_error(x, reconstruction)
-        gate = self.gate(entries).relu()
-        sparsity = self._l1(entries, gate)
-        frozen = self.preset == "paper"
+    @property
+    def gate_bias(self) -> Tensor:
+        return self.b_gate
+
+    def magnitude(self, entries: Entries, pi_gate: Tensor) -> Tensor:
+        if "untied_encoders" in self.ablations:
+            u = entries.project(self.W_mag)
+        elif "no_r_mag" in self.ablations:
+            u = entries.u
+        else:
+            u = entries.u * entries.per_feature(self.r_mag.exp())
+        return (u + entries.per_feature(self.b_mag)).relu()
+
+    def auxiliary(self, x: Tensor, entries: Entries, pi_gate: Tensor) -> Tensor | None:
+        """E||x - recon_frozen(relu(pi_gate))||^2 (paper, eq. 8): the decode gives no gradient to W_dec and b_dec."""
+        if "no_auxiliary" in self.ablations:
+            return None
+        frozen = self.preset == "paper" and "unfrozen_decoder" not in self.ablations
         W_dec, b_dec = (self.W_dec.detach(), self.b_dec.detach()) if frozen else (self.W_dec, self.b_dec)
-        auxiliary = _squared_error(x, entries.decode(gate, W_dec) + b_dec)
-        total = error + l1_coefficient * sparsity + aux_coefficient * auxiliary
-        loss = SAELoss(total, error, sparsity, auxiliary)
-        return TrainingPass(loss, reconstruction, (codes > 0).count_nonzero() / len(x))
+        return _mean_square(entries.decode(pi_gate.relu(), W_dec, b_dec - x))
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "ablations": sorted(self.ablations)}
+
+    @torch.no_grad()
+    def to_jumprelu(self) -> "JumpReLUSAE":
+        """The JumpReLU SAE with the same codes (paper, appendix E); `gate_threshold` is folded into its thresholds.
+
+        Raises
+        ------
+        ValueError
+            With untied encoders: gate and magnitude then look along different directions.
+        """
+        scale = self._rescaling("be written as a JumpReLU SAE")
+        sae = JumpReLUSAE(self.d_in, self.d_sae, preset=self.preset, device=self.W_enc.device, dtype=self.W_enc.dtype)
+        sae.W_enc.copy_(self.W_enc * scale)
+        sae.W_dec.copy_(self.W_dec)
+        sae.b_dec.copy_(self.b_dec)
+        sae.b_enc.copy_(self.b_mag)
+        sae.threshold.copy_(self.b_mag - scale * (self.b_gate - self.gate_threshold))
+        return sae
+
+    @torch.no_grad()
+    def with_natural_b_mag(self) -> Self:
+        """A copy with ``b_mag = exp(r_mag) * b_gate``: magnitudes then start from 0 at the gate, a rescaled ReLU.
+
+        The discontinuity of the codes at the gate is gone; what is left is rescaling without a shift.
+
+        Raises
+        ------
+        ValueError
+            With untied encoders, which have no such reference.
+        """
+        scale = self._rescaling("be given a natural b_mag")
+        sae = copy.deepcopy(self)
+        sae.b_mag.copy_(scale * self.b_gate)
+        return sae
+
+    def _rescaling(self, purpose: str) -> Tensor:
+        """``exp(r_mag)``, ``(d_sae,)``; ones under the ablation without it."""
+        if "untied_encoders" in self.ablations:
+            raise ValueError(f"a gated SAE with untied encoders cannot {purpose}: its magnitude has its own W_mag")
+        return torch.ones_like(self.b_gate) if "no_r_mag" in self.ablations else self.r_mag.exp()
 
 
-ARCHITECTURES: dict[str, type[SparseAutoencoder]] = {sae.architecture: sae for sae in (StandardSAE, GatedSAE)}
+class RescaleShiftSAE(SparseAutoencoder):
+    """A trained standard SAE, frozen, whose codes are rescaled and shifted to undo shrinkage (paper, section 5.2).
+
+    ``codes = (pi > gate_threshold) * relu(exp(r_mag) * pi + b_mag)`` with the standard SAE's ``pi``. Only ``r_mag`` and
+    ``b_mag`` learn, on the reconstruction error alone: ``l1_coefficient`` is unused. Make one with `from_standard`.
+    """
+
+    architecture = "rescale_shift"
+    feature_parameters = ("b_enc", "r_mag", "b_mag")
+    b_enc: nn.Parameter
+    r_mag: nn.Parameter
+    b_mag: nn.Parameter
+
+    def __init__(
+        self,
+        d_in: int,
+        d_sae: int,
+        *,
+        preset: Preset = "paper",
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(d_in, d_sae, preset=preset, seed=seed, device=device, dtype=dtype)
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name in ("r_mag", "b_mag"))
+
+    @classmethod
+    @torch.no_grad()
+    def from_standard(cls, standard: StandardSAE) -> Self:
+        """A rescale-and-shift SAE on a copy of ``standard``'s weights; until it is trained, their codes are equal."""
+        if not isinstance(standard, StandardSAE):
+            raise TypeError(f"from_standard takes a StandardSAE, not a {type(standard).__name__}")
+        W = standard.W_enc
+        sae = cls(standard.d_in, standard.d_sae, preset=standard.preset, device=W.device, dtype=W.dtype)
+        for name, parameter in standard.named_parameters():
+            sae.get_parameter(name).copy_(parameter)
+        sae.gate_threshold = standard.gate_threshold
+        return sae
+
+    @property
+    def gate_bias(self) -> Tensor:
+        return self.b_enc
+
+    def magnitude(self, entries: Entries, pi_gate: Tensor) -> Tensor:
+        return (pi_gate * entries.per_feature(self.r_mag.exp()) + entries.per_feature(self.b_mag)).relu()
+
+    def training_pass(self, x: Tensor, *, l1_coefficient: float = 0.0, aux_coefficient: float = 0.0) -> TrainingPass:
+        """The loss is the reconstruction error; both coefficients are unused."""
+        return super().training_pass(x, l1_coefficient=0.0)
+
+
+class JumpReLUSAE(SparseAutoencoder):
+    """``codes = relu(z) * (z > threshold)`` with ``z = (x - b_dec) @ W_enc + b_enc`` and a threshold for each feature.
+
+    What a gated SAE computes (paper, appendix E): see `GatedSAE.to_jumprelu`. The relu stays, as thresholds may be
+    negative. ``threshold`` is not trained, having no gradient; the loss penalises the L1 norm of the codes. A
+    `gate_threshold` other than 0 adds to every threshold.
+    """
+
+    architecture = "jumprelu"
+    feature_parameters = ("b_enc", "threshold")
+    b_enc: nn.Parameter
+    threshold: nn.Parameter
+
+    def __init__(
+        self,
+        d_in: int,
+        d_sae: int,
+        *,
+        preset: Preset = "paper",
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(d_in, d_sae, preset=preset, seed=seed, device=device, dtype=dtype)
+        self.threshold.requires_grad_(False)
+
+    @property
+    def gate_bias(self) -> Tensor:
+        return self.b_enc - self.threshold
+
+    def magnitude(self, entries: Entries, pi_gate: Tensor) -> Tensor:
+        return (entries.u + entries.per_feature(self.b_enc)).relu()
+
+    def penalized(self, pi_gate: Tensor, codes: Tensor) -> Tensor:
+        return codes
+
+
+ARCHITECTURES: dict[str, type[SparseAutoencoder]] = {
+    sae.architecture: sae for sae in (StandardSAE, GatedSAE, RescaleShiftSAE, JumpReLUSAE)
+}
 """Every architecture by name."""

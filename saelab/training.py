@@ -1,18 +1,36 @@
 """Train a sparse autoencoder: a plain loop whose knobs may be turned between steps."""
 
+import contextlib
+import math
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from saelab.activations import ActivationStore
-from saelab.autoencoders import SparseAutoencoder, TrainingPass, check_activations
+from saelab.autoencoders import SparseAutoencoder, TrainingPass
+from saelab.batches import Activations, batches_of
+from saelab.interchange import SAEFileError, describe, read, rebuild, write
+from saelab.resampling import resample_dead_features
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Precision = Literal["auto", "float32", "bfloat16"]
+CHECKPOINT = "checkpoint.safetensors"
+"""Name of the one file in a trainer's folder."""
+KNOBS = ("l1_coefficient", "aux_coefficient", "lr", "gate_threshold")
+"""Attributes of a trainer that may be set between steps."""
+ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
+RESAMPLING_BATCHES = 8
+"""Batches from which resampled features draw their new directions."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +55,30 @@ class TrainingConfig:
     """Steps over which the L1 coefficient rises linearly from 0."""
     lr_decay_steps: int = 0
     """Last steps, up to ``n_steps``, over which the learning rate falls linearly to 0."""
+    dead_after_steps: int = 100
+    """A feature that was on for no input in so many steps is dead."""
+    resample_every: int = 200
+    """Steps between resamplings of the dead features (`saelab.resample_dead_features`); 0 for never. None in the last
+    quarter of ``n_steps``, so that what is revived can settle."""
+    resample_recovery_steps: int = 100
+    """Steps over which the learning rate returns, along a cosine, from a tenth after a resampling (appendix D)."""
+    precision: Precision = "auto"
+    """Of the matmuls: ``"float32"``, which follows ``torch.set_float32_matmul_precision`` (TF32 on NVIDIA GPUs);
+    ``"bfloat16"``, by autocast, weights and updates staying in float32; ``"auto"``, bfloat16 on a GPU that has it."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints, where the trainer has a folder for them; 0 for the end of `Trainer.run` alone."""
     seed: int = 0
     """Of the order in which activations are drawn."""
 
     def __post_init__(self) -> None:
-        for name in ("n_steps", "batch_size"):
+        for name in ("n_steps", "batch_size", "dead_after_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, not {self.precision!r}")
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name not in ("seed", "betas") and not 0 <= value < float("inf"):
+            if field.name not in ("seed", "betas", "precision") and not 0 <= value < float("inf"):
                 raise ValueError(f"{field.name} must be a finite number of at least 0, not {value}")
 
 
@@ -65,6 +97,10 @@ class TrainingRecord(NamedTuple):
     """Fraction of variance unexplained."""
     gamma: float
     """Relative reconstruction bias."""
+    n_dead: int
+    """Features that were on for no input in the last ``dead_after_steps`` steps."""
+    n_resampled: int
+    """Of these, how many were given a new life after this step."""
     l1_coefficient: float
     aux_coefficient: float
     lr: float
@@ -84,16 +120,22 @@ class Trainer:
     Parameters
     ----------
     sae
-        Trained in place.
+        Trained in place, on its device.
     activations
-        ``(n, d_in)``, or an `ActivationStore`. Never changed. Batches are drawn without replacement, epoch by epoch.
+        ``(n, d_in)`` or an `ActivationStore`, whose rows are drawn without replacement, epoch by epoch; or an iterable
+        of batches ``(batch, d_in)``, taken as they come and again from the beginning. Never changed.
     config
         Defaults to ``TrainingConfig()``.
+    folder
+        Where `run` keeps a checkpoint, ``checkpoint.safetensors``: `saelab.load` reads the SAE from it, and
+        `Trainer.resume` goes on with the training. None by default.
 
     Raises
     ------
     TypeError, ValueError
         Activations that are empty, of another width than the SAE, or hold NaN.
+    FileExistsError
+        ``folder`` already holds a checkpoint.
 
     Examples
     --------
@@ -103,22 +145,116 @@ class Trainer:
     """
 
     def __init__(
-        self, sae: SparseAutoencoder, activations: Tensor | ActivationStore, config: TrainingConfig | None = None
+        self,
+        sae: SparseAutoencoder,
+        activations: Activations,
+        config: TrainingConfig | None = None,
+        *,
+        folder: str | os.PathLike[str] | None = None,
     ) -> None:
-        x = activations.activations if isinstance(activations, ActivationStore) else activations
-        check_activations(x, sae.d_in)
-        if x.ndim != 2:
-            raise ValueError(f"activations must be (n, d_in), not of shape {tuple(x.shape)}; try x.flatten(0, -2)")
         self.sae = sae
-        self.activations = x
         self.config = config or TrainingConfig()
+        self.folder = None if folder is None else Path(folder)
+        if self.folder is not None and (self.folder / CHECKPOINT).exists():
+            raise FileExistsError(
+                f"{self.folder} already holds a run; go on with it by Trainer.resume({str(self.folder)!r}, activations)"
+                ", or take another folder"
+            )
         self.l1_coefficient = self.config.l1_coefficient
         self.aux_coefficient = self.config.aux_coefficient
         self.lr = self.config.lr
         self.records: list[TrainingRecord] = []
-        self._optimizer = torch.optim.Adam(sae.parameters(), lr=self.lr, betas=self.config.betas)
-        self._order = torch.Generator().manual_seed(self.config.seed)
-        self._epoch = torch.empty(0, dtype=torch.long)
+        self.seconds = 0.0
+        """Spent in steps, also before a resumption."""
+        self._batches = batches_of(activations, sae.d_in, batch_size=self.config.batch_size, seed=self.config.seed)
+        self._fingerprint = self._batches.fingerprint() if folder is not None else None
+        self._precision = self.config.precision
+        if self._precision == "auto":
+            fast = sae.W_enc.device.type == "cuda" and torch.cuda.is_bf16_supported()
+            self._precision = "bfloat16" if fast else "float32"
+        # Adam's fused kernel is fast on contiguous memory, and an encoder's features are contiguous as rows.
+        self._trained = {
+            name: sae.features_first(name, parameter.detach())
+            for name, parameter in sae.named_parameters()
+            if parameter.requires_grad
+        }
+        self._optimizer = torch.optim.Adam(self._trained.values(), lr=self.lr, betas=self.config.betas, fused=True)
+        self._resampling = torch.Generator().manual_seed(self.config.seed)
+        self._silent_steps = torch.zeros(sae.d_sae, dtype=torch.long, device=sae.W_enc.device)
+        self._resampled_at: int | None = None
+
+    @classmethod
+    def resume(
+        cls,
+        folder: str | os.PathLike[str],
+        activations: Activations,
+        *,
+        device: torch.device | str | None = None,
+    ) -> "Trainer":
+        """Go on with the run in ``folder``, on the same activations, as if it had never stopped.
+
+        On the CPU, with as many threads, the weights end bit by bit where an uninterrupted run's end. An iterable is
+        drawn from its beginning up to where the run was: it must give the same batches again. ``device`` defaults to
+        the run's own.
+
+        Raises
+        ------
+        FileNotFoundError, saelab.SAEFileError
+            ``folder`` holds no checkpoint, or one that cannot be read.
+        ValueError
+            The activations are others than those of the run.
+        """
+        path = Path(folder) / CHECKPOINT
+        tensors, header = read(path)
+        sae = rebuild(path, tensors, header)
+        if "training" not in header:
+            raise SAEFileError(f"{path}: its header has no field 'training'; it holds an SAE, but no run to go on with")
+        state = header["training"]
+        config = TrainingConfig(**{**state["config"], "betas": tuple(state["config"]["betas"])})
+        trainer = cls(sae.to(device or state["device"]), activations, config)
+        trainer.folder = Path(folder)
+        trainer._fingerprint = trainer._batches.fingerprint()
+        if trainer._fingerprint != state["fingerprint"]:
+            raise ValueError(f"{path}: the run was on other activations than these; give it those it began with")
+        trainer._restore(tensors, state)
+        return trainer
+
+    def _restore(self, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+        for knob in KNOBS:
+            setattr(self, knob, header["knobs"][knob])
+        self.seconds = header["seconds"]
+        self._resampled_at = header["resampled_at"]
+        self._resampling.set_state(tensors["training.resampling"])
+        self._silent_steps.copy_(tensors["training.silent_steps"])
+        prefix = "training.batches."
+        self._batches.restore({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
+        columns = [tensors[f"history.{name}"].tolist() for name in TrainingRecord._fields]
+        self.records = [TrainingRecord(*record) for record in zip(*columns, strict=True)]
+        for name, weight in self._trained.items():
+            state = {key: tensors[f"adam.{name}.{key}"] for key in ADAM_STATE if f"adam.{name}.{key}" in tensors}
+            self._optimizer.state[weight] = {key: tensor.to(weight.device) for key, tensor in state.items()}
+
+    def save(self) -> Path:
+        """Write a checkpoint to the trainer's folder, atomically. Raises a ValueError where it has none."""
+        if self.folder is None:
+            raise ValueError("this trainer has no folder; make it with Trainer(..., folder=...)")
+        tensors, header = describe(self.sae)
+        tensors |= {f"adam.{name}.{key}": tensor for name, state in self._moments() for key, tensor in state.items()}
+        tensors |= {f"history.{name}": torch.from_numpy(column) for name, column in self.history.items()}
+        tensors |= {f"training.batches.{name}": tensor for name, tensor in self._batches.state().items()}
+        tensors |= {
+            "training.resampling": self._resampling.get_state(),
+            "training.silent_steps": self._silent_steps,
+        }
+        header["training"] = {
+            "config": asdict(self.config),
+            "knobs": {knob: getattr(self, knob) for knob in KNOBS},
+            "seconds": self.seconds,
+            "resampled_at": self._resampled_at,
+            "fingerprint": self._fingerprint,
+            "device": str(self.sae.W_enc.device),
+        }
+        return write(self.folder / CHECKPOINT, tensors, header)
 
     @property
     def gate_threshold(self) -> float:
@@ -141,26 +277,29 @@ class Trainer:
         NonFiniteLossError
             When the loss is NaN or infinite; the weights stay as they were before this step.
         """
+        start = time.perf_counter()
         done = self.n_steps_done
         lr = self.lr * self._lr_schedule(done)
         l1 = self.l1_coefficient * min(1.0, (done + 1) / max(1, self.config.l1_warmup_steps))
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         x = self._next_batch()
-        result = self.sae.training_pass(x, l1_coefficient=l1, aux_coefficient=self.aux_coefficient)
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self._precision == "bfloat16"):
+            result = self.sae.training_pass(x, l1_coefficient=l1, aux_coefficient=self.aux_coefficient)
+        self._silent_steps = (self._silent_steps + 1).masked_fill_(result.fired, 0)
         record = self._record(done + 1, x, result, l1, lr)
-        if not np.isfinite(record.loss):
-            raise NonFiniteLossError(
-                f"the loss is {record.loss} at step {record.step} with l1_coefficient={l1:g}, "
-                f"aux_coefficient={self.aux_coefficient:g}, lr={lr:g}, gate_threshold={self.gate_threshold:g}; "
-                "the weights are those from before this step. Try a lower lr."
-            )
-        self._optimizer.zero_grad()
+        if not math.isfinite(record.loss):
+            raise NonFiniteLossError(self._what_happened(record))
+        self.sae.zero_grad()
         torch.autograd.backward(result.loss.total)
         self.sae.project_decoder_gradient()
-        self._optimizer.step()
+        self._update()
         self.sae.normalize_decoder()
+        if record.n_dead and self._resamples_after(record.step):
+            record = record._replace(n_resampled=record.n_dead)
+            self._resample(record.step)
         self.records.append(record)
+        self.seconds += time.perf_counter() - start
         return record
 
     def __iter__(self) -> Iterator[TrainingRecord]:
@@ -169,14 +308,30 @@ class Trainer:
             yield self.step()
 
     def run(self, *, progress: bool = True) -> "Trainer":
-        """Train up to ``config.n_steps`` with a progress bar. Interrupted, it keeps what it has; run again to go on."""
+        """Train up to ``config.n_steps`` with a progress bar.
+
+        Interrupted, it finishes the step it is in, writes a checkpoint where it has a folder, and keeps what it has:
+        run again to go on. Raises like `step`.
+        """
         from tqdm.auto import tqdm
 
+        every = self.config.checkpoint_every
         first, last = self.n_steps_done, self.config.n_steps
-        with tqdm(self, initial=first, total=last, desc="training", unit="step", disable=not progress) as bar:
+        with (
+            _interrupted_between_steps() as interrupted,
+            tqdm(self, initial=first, total=last, desc="training", unit="step", disable=not progress) as bar,
+        ):
             for record in bar:
                 if record.step % 20 == 0:
                     bar.set_postfix(L0=f"{record.l0:.0f}", FVU=f"{record.fvu:.3f}", gamma=f"{record.gamma:.3f}")
+                if self.folder is not None and every and record.step % every == 0 and record.step < last:
+                    self.save()
+                if interrupted.is_set():
+                    break
+        if self.folder is not None:
+            self.save()
+        if interrupted.is_set():
+            raise KeyboardInterrupt(f"training stopped after step {self.n_steps_done}; run() goes on from there")
         return self
 
     @property
@@ -191,37 +346,89 @@ class Trainer:
 
         return pd.DataFrame(self.records, columns=TrainingRecord._fields)
 
+    def _update(self) -> None:
+        """Adam's step, on the gradients that the SAE's parameters hold."""
+        for name, weight in self._trained.items():
+            parameter = self.sae.get_parameter(name)
+            if parameter.data_ptr() != weight.data_ptr():
+                raise RuntimeError("the SAE was moved or converted while it trained; make a new Trainer for it")
+            weight.grad = None if parameter.grad is None else self.sae.features_first(name, parameter.grad)
+        self._optimizer.step()
+
+    def _moments(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """Adam's state by parameter name, features first."""
+        for name, weight in self._trained.items():
+            yield name, self._optimizer.state[weight]
+
     def _lr_schedule(self, done: int) -> float:
         rising = min(1.0, (done + 1) / max(1, self.config.lr_warmup_steps))
         left = self.config.n_steps - done
         falling = min(1.0, max(0, left) / self.config.lr_decay_steps) if self.config.lr_decay_steps else 1.0
-        return rising * falling
+        returning = 1.0
+        if self._resampled_at is not None and self.config.resample_recovery_steps:
+            share = min(1.0, (done - self._resampled_at) / self.config.resample_recovery_steps)
+            returning = 0.1 + 0.9 * (1 - math.cos(math.pi * share)) / 2
+        return rising * falling * returning
+
+    def _resamples_after(self, step: int) -> bool:
+        every = self.config.resample_every
+        learns = self.sae.W_enc.requires_grad  # else there is no feature that could live again
+        return learns and every > 0 and step % every == 0 and step <= 0.75 * self.config.n_steps
+
+    def _resample(self, step: int) -> None:
+        dead = self._silent_steps >= self.config.dead_after_steps
+        x = torch.cat([self._next_batch() for _ in range(RESAMPLING_BATCHES)])
+        resample_dead_features(self.sae, dead, x, moments=dict(self._moments()), generator=self._resampling)
+        self._silent_steps[dead] = 0
+        self._resampled_at = step
 
     def _next_batch(self) -> Tensor:
-        n = self.config.batch_size
-        while len(self._epoch) < n:  # also right where the batch is larger than the data
-            self._epoch = torch.cat([self._epoch, torch.randperm(len(self.activations), generator=self._order)])
-        rows, self._epoch = self._epoch[:n], self._epoch[n:]
         W = self.sae.W_enc
-        return self.activations[rows.to(self.activations.device)].to(device=W.device, dtype=W.dtype)
+        return self._batches.draw().to(device=W.device, dtype=W.dtype)
 
     @torch.no_grad()
     def _record(self, step: int, x: Tensor, result: TrainingPass, l1: float, lr: float) -> TrainingRecord:
-        r, loss = result.reconstruction, result.loss
-        variance = (x - x.mean(dim=0)).square().sum(dim=1).mean()
-        total, reconstruction, sparsity, auxiliary, l0, fvu, gamma = torch.stack(
-            [
-                loss.total,
-                loss.reconstruction,
-                loss.sparsity,
-                loss.auxiliary,
-                result.l0,
-                loss.reconstruction / variance,
-                r.square().sum() / (x * r).sum(),
-            ]
-        ).tolist()  # one transfer, where the SAE is on a GPU
+        loss, residual = result.loss, result.residual.to(x.dtype).flatten()
+        mean, n, x = x.mean(dim=0), len(x), x.flatten()
+        xx, xe, ee = x.dot(x), x.dot(residual), residual.dot(residual)  # of r = x + residual, the reconstruction
+        variance = xx / n - mean.dot(mean)
+        numbers = [
+            loss.total,
+            loss.reconstruction,
+            loss.sparsity,
+            loss.auxiliary,
+            result.l0,
+            loss.reconstruction / variance,
+            (xx + 2 * xe + ee) / (xx + xe),
+            (self._silent_steps >= self.config.dead_after_steps).count_nonzero(),
+        ]
+        # One transfer, where the SAE is on a GPU.
+        total, reconstruction, sparsity, auxiliary, l0, fvu, gamma, n_dead = torch.stack(numbers).tolist()
         return TrainingRecord(
             step=step, loss=total, reconstruction=reconstruction, sparsity=sparsity, auxiliary=auxiliary,
-            l0=l0, fvu=fvu, gamma=gamma,
+            l0=l0, fvu=fvu, gamma=gamma, n_dead=int(n_dead), n_resampled=0,
             l1_coefficient=l1, aux_coefficient=self.aux_coefficient, lr=lr, gate_threshold=self.gate_threshold,
         )  # fmt: skip
+
+    def _what_happened(self, record: TrainingRecord) -> str:
+        knobs = ", ".join(f"{knob}={getattr(record, knob):g}" for knob in KNOBS)
+        checkpoint = self.folder / CHECKPOINT if self.folder is not None else None
+        kept = f"; the last good checkpoint is {checkpoint}" if checkpoint is not None and checkpoint.exists() else ""
+        return (
+            f"the loss is {record.loss} at step {record.step} with {knobs}; the weights are those from before this "
+            f"step{kept}. Try a lower lr."
+        )
+
+
+@contextlib.contextmanager
+def _interrupted_between_steps() -> Iterator[threading.Event]:
+    """Hold back an interrupt (Ctrl-C, Jupyter's stop button) so that it cannot tear a step; the event tells of it."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+        yield event
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -72,7 +72,7 @@ def test_dense_path_has_the_gradients_of_plain_autograd(name: str, monkeypatch: 
     _, _, ours = loss_and_gradients(sae, x, ALWAYS_DENSE, monkeypatch)
     monkeypatch.setattr(
         "saelab.autoencoders.find_entries",
-        lambda x, b_dec, W_enc, bias, floor: sparse.DenseEntries((x - b_dec) @ W_enc),
+        lambda x, b_dec, W_enc, bias, floor: sparse.DenseEntries((x - b_dec) @ W_enc, x - b_dec),
     )
     _, _, plain = loss_and_gradients(sae, x, ALWAYS_DENSE, monkeypatch)
     for parameter in plain:

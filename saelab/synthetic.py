@@ -1,0 +1,187 @@
+"""Synthetic activations in superposition: more features than dimensions, and every one of them known.
+
+The toy setting of Elhage et al. 2022 (Toy Models of Superposition, https://transformer-circuits.pub/2022/toy_model) and
+Sharkey et al. 2022 (Taking features out of superposition with sparse autoencoders): few features are on at a time, each
+adds its own direction times its magnitude, and an SAE is to find them again.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Magnitudes = Literal["uniform", "exponential", "constant"]
+
+CORRELATED_GROUP = 4
+"""Features of `superposition` fire together in consecutive groups of so many; the last group may be smaller."""
+
+_BLOCK = 4096
+"""Samples drawn at a time, to bound memory. Part of what a seed means: another value gives other data."""
+
+_STREAM = 0x5AE1AB
+"""Keeps the dictionary apart from an SAE's first decoder: both draw normal rows, and both default to seed 0."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SuperpositionData:
+    """Activations with the features they were made of: ``activations = codes @ dictionary``, plus noise if any.
+
+    ``len(data)`` is the number of activations.
+    """
+
+    activations: Tensor
+    """``(n, d_in)``, scaled so that E||x||^2 = d_in over these samples."""
+    codes: Tensor
+    """``(n, n_features)``: the true magnitudes, in the units of ``activations``; 0 where a feature is off."""
+    dictionary: Tensor
+    """``(n_features, d_in)``: the true directions, rows of unit norm."""
+    density: Tensor
+    """``(n_features,)``: the probability with which each feature is on, as asked for."""
+    scale: float
+    """The factor that was applied: magnitudes as they were drawn are ``codes / scale``."""
+    noise: float
+    """Standard deviation of the noise per dimension, in the units of ``activations``."""
+
+    def __len__(self) -> int:
+        return len(self.activations)
+
+    def __repr__(self) -> str:
+        n_features, d_in = self.dictionary.shape
+        return f"SuperpositionData(n_samples={len(self)}, {n_features=}, {d_in=}, noise={self.noise:g})"
+
+
+def superposition(
+    n_features: int,
+    d_in: int,
+    density: float | Tensor,
+    *,
+    n_samples: int = 20_000,
+    magnitudes: Magnitudes | Callable[[tuple[int, ...], torch.Generator], Tensor] = "uniform",
+    correlated: float = 0.0,
+    noise: float = 0.0,
+    seed: int = 0,
+) -> SuperpositionData:
+    """Sparse non-negative combinations of ``n_features`` random unit directions in ``d_in`` dimensions.
+
+    Directions are uniform on the sphere. Everything is float32 on the CPU, and the same seed gives the same data; no
+    global random state is read or changed.
+
+    Parameters
+    ----------
+    n_features, d_in
+        Number of true features and width of the activations. Superposition means that ``n_features > d_in``.
+    density
+        Probability with which a feature is on, in (0, 1]: one for all, or ``(n_features,)``. The expected L0 is their
+        sum.
+    n_samples
+        Number of activations.
+    magnitudes
+        Of features that are on, before scaling: ``"uniform"`` on (0, 1], ``"exponential"`` with mean 1, ``"constant"``
+        1; or a function of a shape ``(n_on,)`` and a `torch.Generator` that returns finite magnitudes of at least 0.
+    correlated
+        In [0, 1): how much features fire together within consecutive groups of `CORRELATED_GROUP`. It is the
+        correlation of the normal variables whose tails decide who fires (a Gaussian copula), so each feature keeps its
+        density exactly; the correlation of firing itself is lower. Groups are independent of each other.
+    noise
+        Standard deviation per dimension of normal noise on the activations, in [0, 1), in their units after scaling:
+        as E||x||^2 = d_in, ``noise ** 2`` is the share of noise in it, up to chance.
+    seed
+        Of everything that is drawn.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Arguments outside these ranges, with what is allowed; data without any feature on, which cannot be scaled.
+
+    Examples
+    --------
+    >>> data = superposition(n_features=64, d_in=16, density=0.05)
+    >>> Trainer(GatedSAE(16, 64), data.activations).run()
+    """
+    for name, value in (("n_features", n_features), ("d_in", d_in), ("n_samples", n_samples)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+    for name, share in (("correlated", correlated), ("noise", noise)):
+        if not 0 <= share < 1:
+            raise ValueError(f"{name} must lie in [0, 1), not {share}")
+    probabilities = torch.as_tensor(density, dtype=torch.float64).detach().cpu()
+    if probabilities.ndim == 0:
+        probabilities = probabilities.expand(n_features)
+    if probabilities.shape != (n_features,):
+        raise ValueError(
+            f"density must be one number or of shape ({n_features},), one a feature, not {tuple(probabilities.shape)}"
+        )
+    outside = probabilities[~((probabilities > 0) & (probabilities <= 1))]
+    if len(outside):
+        raise ValueError(f"density must lie in (0, 1], not {float(outside[0])}; leave out a feature that is never on")
+    if not callable(magnitudes) and magnitudes not in get_args(Magnitudes):
+        raise ValueError(
+            f"magnitudes must be one of {', '.join(get_args(Magnitudes))}, or a function of a shape and a "
+            f"torch.Generator, not {magnitudes!r}"
+        )
+
+    generator = torch.Generator().manual_seed(seed ^ _STREAM)
+    dictionary = torch.nn.functional.normalize(torch.randn(n_features, d_in, generator=generator))
+    codes = torch.zeros(n_samples, n_features)
+    for block in torch.split(codes, _BLOCK):
+        on = _firing(len(block), probabilities, correlated, generator)
+        block.masked_scatter_(on, _magnitudes(magnitudes, int(on.sum()), generator))
+    signal = codes @ dictionary
+    noise_drawn = noise * torch.randn(n_samples, d_in, generator=generator) if noise else None
+    scale = _scale(signal, noise_drawn)
+    codes *= scale
+    torch.matmul(codes, dictionary, out=signal)  # not times scale, which would round otherwise
+    activations = signal if noise_drawn is None else signal.add_(noise_drawn)
+    return SuperpositionData(activations, codes, dictionary, probabilities.float(), scale, noise)
+
+
+def _firing(n: int, density: Tensor, correlated: float, generator: torch.Generator) -> Tensor:
+    """Which features are on, ``(n, n_features)`` bool, each with its own probability whatever the correlation."""
+    n_features = len(density)
+    if not correlated:
+        return torch.rand(n, n_features, generator=generator) < density.float()
+    n_groups = math.ceil(n_features / CORRELATED_GROUP)
+    shared = torch.randn(n, n_groups, 1, generator=generator)
+    own = torch.randn(n, n_groups, CORRELATED_GROUP, generator=generator)
+    normal = own.mul_(math.sqrt(1 - correlated)).add_(shared, alpha=math.sqrt(correlated))  # of variance 1
+    threshold: Tensor = torch.special.ndtri(density)
+    return normal.flatten(1)[:, :n_features] < threshold.float()
+
+
+def _magnitudes(
+    magnitudes: Magnitudes | Callable[[tuple[int, ...], torch.Generator], Tensor], n: int, generator: torch.Generator
+) -> Tensor:
+    if magnitudes == "uniform":
+        return 1 - torch.rand(n, generator=generator)  # never 0: what is on has a code above 0
+    if magnitudes == "exponential":
+        return torch.empty(n).exponential_(generator=generator)
+    if magnitudes == "constant":
+        return torch.ones(n)
+    values = magnitudes((n,), generator)
+    if not isinstance(values, Tensor) or values.shape != (n,):
+        got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+        raise TypeError(f"magnitudes must return a torch.Tensor of the shape it was given, ({n},), not {got}")
+    if not (values.isfinite() & (values >= 0)).all():
+        raise ValueError("magnitudes must return finite values of at least 0; a code is never negative")
+    return values.float()
+
+
+def _scale(signal: Tensor, noise: Tensor | None) -> float:
+    """The s > 0 for which E||s signal + noise||^2 = d_in over these samples."""
+
+    def mean_dot(a: Tensor, b: Tensor) -> float:
+        return float((a * b).sum(dtype=torch.float64)) / len(a)
+
+    n_samples, d_in = signal.shape
+    power = mean_dot(signal, signal)
+    if power == 0:
+        raise ValueError(f"no feature is on in any of {n_samples} samples; raise density or n_samples")
+    if noise is None:
+        return math.sqrt(d_in / power)
+    cross, noise_power = mean_dot(signal, noise), mean_dot(noise, noise)
+    if noise_power >= d_in:
+        raise ValueError(f"noise leaves no room for features in {n_samples} samples; lower it or raise n_samples")
+    return (math.sqrt(cross**2 + power * (d_in - noise_power)) - cross) / power
