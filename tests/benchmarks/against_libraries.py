@@ -1,0 +1,358 @@
+"""saelab beside sae-lens and dictionary_learning, in one run on the embedded model's activations: `make bench`.
+
+First table, a row for each library and architecture: one complete training step in milliseconds (the batch draw
+included), beside one encoder matmul as the floor; L0, FVU and gamma on held-out activations; memory. Every library
+weights its L1 in its own way, so each row is trained at two coefficients, found here, that bring its L0 to either side
+of 30, and FVU and gamma are read off between them. `build/bench` keeps the coefficients, so that the next run starts
+from these. Each row has a process of its own; the steps are timed in turns, so that whatever else the machine does
+meets all of them, and only one process works at a time.
+
+Second table: saelab's step over d_sae and over L0, on Gaussian activations, with the L0 set by the gate's bias and a
+learning rate of 0 to keep it there. ``--device cuda`` prints that one alone, for one large shape in bfloat16.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import saelab
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "build" / "bench"
+ENVIRONMENT = ROOT / "build" / "bench-libraries"
+PACKAGES = ("sae-lens==6.54.12", "dictionary_learning==0.1.0")
+START = {
+    ("saelab", "gated"): (3.2, 2.5), ("sae-lens", "gated"): (3.8, 3.1), ("dictionary_learning", "gated"): (4.1, 3.2),
+    ("saelab", "standard"): (2.4, 2.0), ("sae-lens", "standard"): (3.5, 2.8),
+    ("dictionary_learning", "standard"): (2.4, 2.0),
+}  # fmt: skip
+"""The rows, and the L1 coefficients from which their search begins."""
+ENDS = ((20.0, 30.0), (30.0, 40.0))
+"""Each row is trained once with its L0 in the first range and once in the second."""
+L0_TARGET = 30.0
+MOST_TRAININGS = 8
+NOTES = """\
+A step is what the library does by default with its logging off, and the draw of the batch. Timed at the higher L0.
+saelab: resamples dead features; records losses, L0, FVU and gamma at every step.
+sae-lens: L1 weighted by the decoder's free norm; auxiliary term not frozen; gradient clipped at 1; counts firings.
+dictionary_learning: no clipping, no resampling, no record; Adam's betas in standard are (0.9, 0.999), which it fixes.
+Elsewhere betas are (0, 0.999). FVU at L0 30 is read off the two trainings log-log, gamma against log L0.
+Peak memory is that of the process, the activations mapped into it included; of which training: what came on top of the
+imported library and the activations."""
+
+
+class Settings(NamedTuple):
+    """The same for every library, as far as it lets one choose."""
+
+    d_sae: int = 2048
+    batch_size: int = 1024
+    n_steps: int = 2000
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.0, 0.999)
+    lr_warmup_steps: int = 50
+    l1_warmup_steps: int = 100
+    seed: int = 0
+    model: str = saelab.language_models.EMBEDDED_MODEL
+    layer: int = 2
+
+
+class Effort(NamedTuple):
+    """How long the run takes."""
+
+    settings: Settings
+    n_tokens: int | None
+    rounds: int
+    steps_a_round: int
+    d_saes: tuple[int, ...]
+    l0s: tuple[int, ...]
+
+
+FULL = Effort(Settings(), None, 15, 20, (1024, 2048, 4096, 8192, 16384), (10, 30, 100, 300))
+QUICK = Effort(Settings(d_sae=512, batch_size=256, n_steps=200), 20_000, 3, 5, (1024, 2048), (10, 100))
+
+
+def libraries_python() -> Path:
+    """The interpreter of an environment with the other libraries, made on first use and again when a pin changes."""
+    lock = (ROOT / "requirements.lock").read_text().splitlines()
+    packages = [*PACKAGES, next(line for line in lock if line.startswith("torch=="))]
+    python, stamp = ENVIRONMENT / "bin" / "python", ENVIRONMENT / "installed.json"
+    if not stamp.exists() or json.loads(stamp.read_text()) != packages:
+        print(f"installing {', '.join(packages)} into {ENVIRONMENT}", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", ENVIRONMENT], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+        # They pull in a torchvision which may not fit this torch, and then transformers cannot be imported.
+        subprocess.run([python, "-m", "pip", "uninstall", "--quiet", "--yes", "torchvision"], check=True)
+        stamp.write_text(json.dumps(packages))
+    return python
+
+
+class Worker:
+    """A process for one library and one architecture; see `_library_worker.py`."""
+
+    def __init__(self, library: str, architecture: str, python: Path, activations: Path, settings: Settings) -> None:
+        self.library, self.architecture = library, architecture
+        self._log = BUILD / f"{library}-{architecture}.log"
+        worker = Path(__file__).with_name("_library_worker.py")
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                [python, worker, library, architecture, activations, json.dumps(settings._asdict())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={**os.environ, "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "CUDA_VISIBLE_DEVICES": ""},
+            )
+
+    def ask(self, **question: object) -> dict[str, Any]:
+        assert self._process.stdin and self._process.stdout
+        print(json.dumps(question), file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"the process of {self.library}, {self.architecture} ended; see {self._log}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()  # closes its stdin, which ends it
+
+
+def harvest(path: Path, settings: Settings, n_tokens: int | None) -> int:
+    """Write activations of the embedded model, the last tenth of them as held out; return d_in."""
+    model, hook = saelab.load_language_model(settings.model, device="cpu"), f"blocks.{settings.layer}.hook_resid_post"
+    x = saelab.harvest(model, hook, saelab.load_text(settings.model), n_tokens=n_tokens).activations
+    n_train = len(x) * 9 // 10
+    save_file({"train": x[:n_train].clone(), "held_out": x[n_train:].clone()}, path)
+    return x.shape[1]
+
+
+def in_range(trained: Sequence[dict[str, float]], low: float, high: float) -> dict[str, float] | None:
+    """The training whose L0 lies in the range, nearest to its middle."""
+    inside = [result for result in trained if low <= result["l0"] <= high]
+    return min(inside, key=lambda result: abs(result["l0"] - (low + high) / 2), default=None)
+
+
+def next_l1(trained: Sequence[dict[str, float]], l0: float) -> float:
+    """The coefficient that should give ``l0``, from the two trainings nearest to it, straight in log-log."""
+    nearest = sorted(trained, key=lambda result: abs(math.log(max(result["l0"], 0.1) / l0)))
+    (a, la), *others = [(math.log(result["l1"]), math.log(max(result["l0"], 0.1))) for result in nearest[:2]]
+    slope = -1.4
+    for b, lb in others:
+        slope = min(-0.3, (lb - la) / (b - a))
+    return math.exp(a + max(-1.5, min(1.5, (math.log(l0) - la) / slope)))
+
+
+def train_ends(worker: Worker, first: Sequence[float]) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+    """Train at ``first``, and on until an L0 lies in each of `ENDS`: all trainings, and those of the two ends."""
+    trained: list[dict[str, float]] = []
+    waiting = list(first)
+    while True:
+        ends = [in_range(trained, *end) for end in ENDS]
+        missing = [sum(end) / 2 for end, found in zip(ENDS, ends, strict=True) if found is None]
+        if not waiting and (not missing or len(trained) == MOST_TRAININGS):
+            return trained, [end for end in ends if end is not None]
+        result = worker.ask(train=waiting.pop(0) if waiting else next_l1(trained, missing[0]))
+        trained.append(result)
+        print(
+            f"{worker.library}, {worker.architecture}: l1 {result['l1']:.3g} gives L0 {result['l0']:.1f}, "
+            f"FVU {result['fvu']:.4f}, gamma {result['gamma']:.4f}",
+            file=sys.stderr,
+        )
+
+
+def at_target(ends: Sequence[dict[str, float]]) -> dict[str, float]:
+    """FVU (straight in log-log) and gamma (straight in log L0) at `L0_TARGET`; empty where an end is missing."""
+    if len(ends) < 2:
+        return {}
+    low, high = ends
+    share = math.log(L0_TARGET / low["l0"]) / math.log(high["l0"] / low["l0"])
+    return {
+        "fvu": low["fvu"] ** (1 - share) * high["fvu"] ** share,
+        "gamma": low["gamma"] * (1 - share) + high["gamma"] * share,
+    }
+
+
+def milliseconds(call: Callable[[], object], device: str = "cpu") -> float:
+    start = time.perf_counter()
+    call()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def encoder_matmul(d_in: int, d_sae: int, batch_size: int, device: str, dtype: torch.dtype) -> Callable[[], Tensor]:
+    """The floor: what every step needs at least. Its matrix lies in memory as saelab's does."""
+    W_enc = saelab.GatedSAE(d_in, d_sae, device=device, dtype=dtype).W_enc.detach()
+    return partial(torch.mm, torch.randn(batch_size, d_in, device=device, dtype=dtype), W_enc)
+
+
+def print_table(title: str, rows: Sequence[dict[str, str]]) -> None:
+    """A Markdown table with aligned columns."""
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    print(f"\n{title}\n")
+    for line in lines:
+        print("| " + " | ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) + " |")
+
+
+def compare(python: Path, effort: Effort) -> list[dict[str, Any]]:
+    """Train and time every library; print the first table."""
+    settings, activations = effort.settings, BUILD / "activations.safetensors"
+    kept = BUILD / f"l1-{settings.d_sae}-{settings.n_steps}.json"
+    coefficients: dict[str, list[float]] = json.loads(kept.read_text()) if kept.exists() else {}
+    d_in = harvest(activations, settings, effort.n_tokens)
+    results: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        workers = []
+        for (library, architecture), start in START.items():
+            interpreter = Path(sys.executable) if library == "saelab" else python
+            worker = stack.enter_context(Worker(library, architecture, interpreter, activations, settings))
+            key = f"{library} {architecture}"
+            trained, ends = train_ends(worker, coefficients.get(key, start))
+            coefficients[key] = [result["l1"] for result in ends] or list(start)
+            kept.write_text(json.dumps(coefficients, indent=1))
+            # Its steps are timed where it is densest, the slower of the two ends.
+            timed = max(ends or trained[-1:], key=lambda result: result["l0"])
+            memory = {name: trained[0][name] for name in ("peak_mib", "before_mib")}  # later ones share its process
+            workers.append((worker, timed["l1"]))
+            results.append(
+                {
+                    "library": library, "architecture": architecture, "trained": trained, "ends": ends,
+                    "at_l0_30": at_target(ends), "timed_l0": timed["l0"], "step_ms": [], **memory,
+                }
+            )  # fmt: skip
+        matmul = encoder_matmul(d_in, settings.d_sae, settings.batch_size, "cpu", torch.float32)
+        floors: list[float] = []
+        for _ in range(effort.rounds):
+            floors += [milliseconds(matmul) for _ in range(effort.steps_a_round)]
+            for (worker, l1), result in zip(workers, results, strict=True):
+                time.sleep(0.1)  # by then the threads of the one before have stopped spinning
+                answer = worker.ask(time=l1, n_steps=effort.steps_a_round)
+                result["step_ms"] += answer["step_ms"]
+                result["version"] = answer["version"]
+            time.sleep(0.1)
+
+    floor_ms = statistics.median(floors)
+    own = {r["architecture"]: statistics.median(r["step_ms"]) for r in results if r["library"] == "saelab"}
+    rows = []
+    for result in results:
+        ms, ends, target = statistics.median(result["step_ms"]), result["ends"], result["at_l0_30"]
+        rows.append(
+            {
+                "architecture": result["architecture"],
+                "library": f"{result['library']} {result['version']}",
+                "ms a step": f"{ms:.1f}",
+                "x floor": f"{ms / floor_ms:.1f}",
+                "x saelab": f"{ms / own[result['architecture']]:.1f}",
+                **{
+                    name: " and ".join(f"{end[key]:{form}}" for end in ends) or "-"
+                    for name, key, form in (("L1", "l1", ".3g"), ("L0", "l0", ".1f"), ("FVU", "fvu", ".4f"),
+                                            ("gamma", "gamma", ".3f"))
+                },
+                "FVU at L0 30": f"{target['fvu']:.4f}" if target else "-",
+                "gamma at L0 30": f"{target['gamma']:.3f}" if target else "-",
+                "peak MiB": f"{result['peak_mib']:.0f}",
+                "of which training": f"{result['peak_mib'] - result['before_mib']:.0f}",
+            }
+        )  # fmt: skip
+    rows.sort(key=lambda row: row["architecture"])
+    print_table(
+        f"d_in {d_in}, d_sae {settings.d_sae}, batch {settings.batch_size}, {settings.n_steps} steps; "
+        f"one encoder matmul (floor) {floor_ms:.2f} ms; medians of {len(floors)}, measured in turns",
+        rows,
+    )
+    print(f"\n{NOTES}")
+    return [*results, {"library": "floor", "step_ms": floors}]
+
+
+def growth(
+    shapes: Sequence[tuple[int, int]], d_in: int, batch_size: int, n_turns: int, device: str, dtype: torch.dtype
+) -> list[dict[str, Any]]:
+    """Time saelab's step at each ``(d_sae, L0)`` beside the matmul of that shape in ``dtype``; print the second table.
+
+    Weights are float32 on every device; what a GPU's matmuls take is the trainer's choice.
+    """
+    x = torch.randn(4 * batch_size, d_in, device=device)
+    config = saelab.TrainingConfig(batch_size=batch_size, lr=0.0)
+    results: list[dict[str, Any]] = []
+    for architecture, gate_bias in (("gated", "b_gate"), ("standard", "b_enc")):
+        for d_sae, l0 in shapes:
+            sae = saelab.ARCHITECTURES[architecture](d_in, d_sae, device=device)
+            torch.nn.init.constant_(sae.get_parameter(gate_bias), statistics.NormalDist().inv_cdf(l0 / d_sae))
+            trainer, matmul = saelab.Trainer(sae, x, config), encoder_matmul(d_in, d_sae, batch_size, device, dtype)
+            times = [(milliseconds(trainer.step, device), milliseconds(matmul, device)) for _ in range(n_turns + 3)]
+            step_ms, floor_ms = (statistics.median(column[3:]) for column in zip(*times, strict=True))
+            results.append(
+                {
+                    "architecture": architecture, "d_sae": d_sae, "l0": trainer.records[-1].l0,
+                    "step_ms": step_ms, "floor_ms": floor_ms,
+                }
+            )  # fmt: skip
+    print_table(
+        f"saelab's step on {device}, d_in {d_in}, batch {batch_size}, L0 set by the gate's bias; "
+        f"floor in {str(dtype).removeprefix('torch.')}; medians of {n_turns}, measured in turns",
+        [
+            {
+                "architecture": result["architecture"],
+                "d_sae": str(result["d_sae"]),
+                "L0": f"{result['l0']:.0f}",
+                "ms a step": f"{result['step_ms']:.2f}",
+                "floor": f"{result['floor_ms']:.2f}",
+                "x floor": f"{result['step_ms'] / result['floor_ms']:.1f}",
+            }
+            for result in results
+        ],
+    )
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small shapes and few steps: the numbers mean nothing")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--steps", type=int, help=f"of each training, instead of {FULL.settings.n_steps}")
+    parser.add_argument("--libraries-python", type=Path, help="an interpreter that has the two other libraries")
+    parser.add_argument("--json", type=Path, help="write every number to this file")
+    options = parser.parse_args()
+    BUILD.mkdir(parents=True, exist_ok=True)
+
+    numbers: dict[str, Any] = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+    }
+    print(f"{numbers['machine']}, torch {numbers['torch']}", flush=True)
+    if options.device == "cuda":
+        shapes = [(16384, l0) for l0 in (30, 100)]
+        numbers["growth"] = growth(shapes, 2048, 4096, 30, "cuda", torch.bfloat16)
+    else:
+        effort = QUICK if options.quick else FULL
+        if options.steps:
+            effort = effort._replace(settings=effort.settings._replace(n_steps=options.steps))
+        numbers["libraries"] = compare(options.libraries_python or libraries_python(), effort)
+        sizes = [(d_sae, 30) for d_sae in effort.d_saes] + [(effort.settings.d_sae, l0) for l0 in effort.l0s]
+        shapes = sorted(set(sizes), key=sizes.index)
+        numbers["growth"] = growth(shapes, 256, effort.settings.batch_size, 2 * effort.rounds, "cpu", torch.float32)
+    if options.json:
+        options.json.write_text(json.dumps(numbers, indent=1))
+
+
+if __name__ == "__main__":
+    main()
