@@ -44,7 +44,7 @@ class TrainingPass(NamedTuple):
     l0: Tensor
     """Mean number of features on, a scalar."""
     fired: Tensor
-    """``(d_sae,)``, boolean: which features were on anywhere in the batch."""
+    """``(d_sae,)``, boolean: which features were on anywhere in the batch, or would be at a `gate_threshold` of 0."""
 
 
 def check_activations(x: Tensor, d_in: int | None = None) -> None:
@@ -189,7 +189,8 @@ class SparseAutoencoder(nn.Module, ABC):
         """
         entries = self._entries(x)
         pi_gate = self.gate(entries)
-        codes = (pi_gate > self.gate_threshold) * self.magnitude(entries, pi_gate)
+        magnitude = self.magnitude(entries, pi_gate)
+        codes = (pi_gate > self.gate_threshold) * magnitude
         residual = entries.decode(codes, self.W_dec, self.b_dec - x)
         error = _mean_square(residual)
         sparsity = self._l1(entries, self.penalized(pi_gate, codes))
@@ -198,7 +199,9 @@ class SparseAutoencoder(nn.Module, ABC):
         if auxiliary is not None:
             total = total + aux_coefficient * auxiliary
         loss = SAELoss(total, error, sparsity, torch.zeros_like(error) if auxiliary is None else auxiliary)
-        return TrainingPass(loss, residual.detach(), (codes > 0).count_nonzero() / len(x), entries.fired(codes))
+        # A feature that only a raised threshold keeps off still learns: it is not dead.
+        fired = entries.fired(codes if self.gate_threshold <= 0 else (pi_gate > 0) * magnitude)
+        return TrainingPass(loss, residual.detach(), (codes > 0).count_nonzero() / len(x), fired)
 
     def penalized(self, pi_gate: Tensor, codes: Tensor) -> Tensor:
         """What the L1 penalty weighs: every positive gate pre-activation, also where a threshold keeps it off."""

@@ -231,8 +231,6 @@ class SAEMetrics:
         """Every number by name, without `density`."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "density"}
 
-    _asdict = as_dict  # as it was called while this was a NamedTuple
-
     def __str__(self) -> str:
         meanings = {
             "l0": "features on per input",

@@ -98,7 +98,7 @@ class TrainingRecord(NamedTuple):
     gamma: float
     """Relative reconstruction bias."""
     n_dead: int
-    """Features that were on for no input in the last ``dead_after_steps`` steps."""
+    """Features that were on for no input in the last ``dead_after_steps`` steps, nor would be at a threshold of 0."""
     n_resampled: int
     """Of these, how many were given a new life after this step."""
     l1_coefficient: float

@@ -7,11 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 
 import saelab
 from saelab.activations import ActivationStore
+
+# The same examples every time, and no verdict on how long one takes: machines differ.
+settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.load_profile("fixed")
 
 HOOK = "blocks.1.hook_resid_post"
 

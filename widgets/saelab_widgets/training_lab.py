@@ -38,6 +38,8 @@ MAX_ROWS = 400
 PROBE_SECONDS = 0.5
 """Between two probes, at least: one costs as much as several steps."""
 COLUMNS = ("step", "l0", "gamma", "fvu", "probe_accuracy", "probe_train_accuracy", "n_active")
+TRAINABLE = ("gated", "standard")
+"""The architectures to choose from: those that learn from scratch."""
 _KNOB_LABELS = {
     "l1_coefficient": "L1 penalty",
     "aux_coefficient": "Auxiliary loss",
@@ -96,7 +98,7 @@ class TrainingLab(anywidget.AnyWidget):
     _esm = STATIC / "training_lab.js"
     _css = STATIC / "training_lab.css"
 
-    architecture = traitlets.Enum(tuple(sorted(ARCHITECTURES)), "gated").tag(sync=True)
+    architecture = traitlets.Enum(TRAINABLE, "gated").tag(sync=True)
     l1_coefficient = traitlets.Float(4.0, min=0.0).tag(sync=True)
     aux_coefficient = traitlets.Float(1.0, min=0.0).tag(sync=True)
     gate_threshold = traitlets.Float(0.0).tag(sync=True)
@@ -132,8 +134,8 @@ class TrainingLab(anywidget.AnyWidget):
         n_steps: int = 20_000,
         warm_up_steps: int = 200,
     ) -> None:
-        if architecture not in ARCHITECTURES:
-            raise ValueError(f"architecture must be one of {', '.join(sorted(ARCHITECTURES))}, not {architecture!r}")
+        if architecture not in TRAINABLE:
+            raise ValueError(f"architecture must be one of {', '.join(TRAINABLE)}, not {architecture!r}")
         if n_steps < 1 or warm_up_steps < 0:
             raise ValueError(f"n_steps must be at least 1 and warm_up_steps 0, not {n_steps} and {warm_up_steps}")
         if activations is None:
@@ -166,7 +168,7 @@ class TrainingLab(anywidget.AnyWidget):
             aux_coefficient=aux_coefficient,
             gate_threshold=gate_threshold,
             n_steps=n_steps,
-            architectures=[{"value": name, "label": name.capitalize()} for name in ("gated", "standard")],
+            architectures=[{"value": name, "label": name.capitalize()} for name in TRAINABLE],
             knobs=_knobs(),
             charts=_charts(raw),
         )
