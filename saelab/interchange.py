@@ -108,9 +108,13 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any
         raise SAEFileError(f"{path}: not a whole safetensors file ({error})") from error
     if "saelab" not in metadata:
         raise SAEFileError(f"{path}: its header has no field 'saelab'; SAELab did not write this file")
-    header: dict[str, Any] = json.loads(metadata["saelab"])
-    if header["version"] > FORMAT_VERSION:
+    try:
+        header: dict[str, Any] = json.loads(metadata["saelab"])
+        version = int(header["version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SAEFileError(f"{path}: the field 'saelab' of its header cannot be read ({error!r})") from error
+    if version > FORMAT_VERSION:
         raise SAEFileError(
-            f"{path}: version {header['version']}, but this SAELab reads up to {FORMAT_VERSION}; install a newer one"
+            f"{path}: version {version}, but this SAELab reads up to {FORMAT_VERSION}; install a newer one"
         )
     return tensors, header

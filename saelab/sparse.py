@@ -2,8 +2,9 @@
 
 After a short warm-up a few per cent of the features are active on an input. ReLU, gate, L1 and auxiliary terms have
 zero value *and zero gradient* on all others, so the encoder's forward matmul finds the active entries, and everything
-else (both decodes and every gradient) runs on these alone. Nothing is approximated: values and gradients are those of
-the dense path.
+else (both decodes and every gradient) runs on these alone. Where the CPU multiplies bfloat16 matrices much faster, that
+matmul only names candidates, with a margin that no rounding can cross, and the entries are computed in float32. Nothing
+is approximated: values and gradients are those of the dense path.
 
 An architecture writes its loss once, on `Entries`; whether these are all of ``(batch, d_sae)`` or the active ones is
 decided here, by their density.
@@ -18,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.benchmark import Timer
 
 DENSE_ABOVE = 0.12
 """Share of active entries above which two dense matmuls are faster, measured on a CPU (`tests/benchmarks/step.py`)."""
@@ -122,41 +122,41 @@ def find_entries(x: Tensor, b_dec: Tensor, W_enc: Tensor, bias: Tensor, *, floor
         limit = floor - bias
         if floor:  # rounding must not lose an entry; one too many adds nothing
             limit -= 4 * torch.finfo(limit.dtype).eps * (bias.abs() + abs(floor))
-        found = _search(xc, W_enc, limit)
-        if found is None:
+        most = dense_above(xc, W_enc) * len(x) * len(bias)
+        u: Tensor | None = None
+        flat = _screen(xc, W_enc, limit) if _screens(xc, W_enc) else None
+        if flat is None:
             u = xc @ W_enc
-    if found is None:
+            flat = _positions_above(u, limit) if most >= 0 else None
+        if flat is None or len(flat) > most:
+            u = xc @ W_enc if u is None else u
+            flat = None
+    if flat is None:
         return DenseEntries(_Project.apply(x, b_dec, W_enc, xc, u, None), x - b_dec)
-    return ActiveEntries(x, b_dec, W_enc, xc, *found)
+    with torch.no_grad():
+        pattern = Pattern.at(flat, len(x), len(bias))
+        if u is not None:
+            # Under autocast the encoder's matmul alone is in half precision: the rest is too little to gain from it.
+            values = u.take(flat).to(W_enc.dtype)
+        else:  # candidates; their exact values tell which of them are entries
+            values = pattern.sample(xc, W_enc)
+            kept = _positions_above(values, limit.index_select(0, pattern.columns))
+            values, pattern = values.index_select(0, kept), pattern.subset(kept)
+    return ActiveEntries(x, b_dec, W_enc, xc, values, pattern)
 
 
-def _search(xc: Tensor, W_enc: Tensor, limit: Tensor) -> "tuple[Tensor, Pattern] | None":
-    """The entries of ``xc @ W_enc`` not below ``limit``: values and pattern; none where the dense path is faster."""
-    shape = torch.Size((len(xc), W_enc.shape[1]))
-    most = dense_above(xc, W_enc) * shape.numel()
-    if most < 0:
-        return None
-    if W_enc.dtype == torch.float32 and not torch.is_autocast_enabled("cpu") and _has_amx():
-        candidates = _screen(xc, W_enc, limit)
-        if candidates is not None:
-            if len(candidates) > most:
-                return None
-            pattern = Pattern(candidates, shape)
-            u = pattern.sample(xc, W_enc)
-            kept = _positions_not_below(u, limit.index_select(0, pattern.columns))
-            return u.index_select(0, kept), Pattern(candidates.index_select(0, kept), shape)
-    u = xc @ W_enc
-    flat = _positions_not_below(u, limit)
-    # Under autocast the encoder's matmul alone is in half precision: what is left is too little to gain from it.
-    return None if len(flat) > most else (u.take(flat).to(W_enc.dtype), Pattern(flat, shape))
-
-
-def _positions_not_below(u: Tensor, limit: Tensor) -> Tensor:
+def _positions_above(u: Tensor, limit: Tensor) -> Tensor:
     """Where in the flattened ``u`` an entry exceeds ``limit``, or is NaN, ascending: a NaN must reach the loss."""
     if u.device.type != "cpu" or u.dtype == torch.bfloat16:
         return (~(u <= limit)).flatten().nonzero().squeeze(1)
     below = u.numpy() <= limit.numpy()  # numpy compares and searches twice as fast
     return torch.from_numpy(np.flatnonzero(np.logical_not(below, out=below)))
+
+
+def _screens(xc: Tensor, W_enc: Tensor) -> bool:
+    """Whether to find the candidates in bfloat16 first."""
+    exact = W_enc.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return xc.device.type == "cpu" and exact and _has_amx()
 
 
 @functools.cache
@@ -178,7 +178,7 @@ def _screen(xc: Tensor, W_enc: Tensor, limit: Tensor) -> Tensor | None:
     if not bool((lengths.sum() * norms.sum() + limit.abs().sum()).isfinite()):
         return None
     up = 1 + 2**-7  # more than what rounding to bfloat16 takes away
-    bias = limit.abs() * 2**-10 - limit
+    bias = limit.abs() * 2**-10 - limit + 1e-30  # the last for numbers so small that they may be taken for 0
     width = -(-(d_in + 3) // 32) * 32  # whole tiles
     left = xc.new_zeros(n, width, dtype=torch.bfloat16)
     left[:, :d_in] = xc
@@ -210,20 +210,23 @@ def measured_crossover(device: torch.device, batch: int, d_in: int, d_sae: int, 
 
     Takes about a second, once for each shape.
     """
+    from torch.utils.benchmark import Timer
+
     x, W_enc = torch.randn(batch, d_in, device=device), torch.randn(d_in, d_sae, device=device) / d_in**0.5
     W_enc.requires_grad_()
 
     def step(share: float, *, dense: bool) -> None:
         cut = statistics.NormalDist().inv_cdf(1 - share)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
+        with torch.enable_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
             u = x @ W_enc
             entries: Entries = DenseEntries(u, x)
             if not dense:
-                flat = _positions_not_below(u.detach(), x.new_full((d_sae,), cut))
+                flat = _positions_above(u.detach(), x.new_full((d_sae,), cut))
                 values = u.detach().take(flat).to(W_enc.dtype)
-                entries = ActiveEntries(x, x.new_zeros(d_in), W_enc, x, values, Pattern(flat, u.shape))
+                entries = ActiveEntries(x, x.new_zeros(d_in), W_enc, x, values, Pattern.at(flat, batch, d_sae))
             error = entries.decode((entries.u - cut).relu(), W_enc.T, -x)
-        torch.autograd.grad(error.float().square().sum(), W_enc)
+            loss = error.float().square().sum()
+        torch.autograd.grad(loss, W_enc)
 
     def seconds(share: float, *, dense: bool) -> float:
         scope = {"step": step, "share": share, "dense": dense}
@@ -243,17 +246,27 @@ def measured_crossover(device: torch.device, batch: int, d_in: int, d_sae: int, 
 class Pattern:
     """Where the active entries stand in ``(batch, d_sae)``: in row order, and in column order for weight gradients."""
 
-    def __init__(self, flat: Tensor, shape: torch.Size) -> None:
-        self.flat = flat
-        """``(n_active,)``: their positions in the flattened matrix, ascending."""
-        self.shape = shape
-        self.columns = (flat % shape[1]).int()
-        self._row_starts = torch.searchsorted(flat, torch.arange(shape[0] + 1, device=flat.device) * shape[1]).int()
+    def __init__(self, columns: Tensor, row_starts: Tensor, d_sae: int) -> None:
+        self.columns = columns
+        """``(n_active,)``, int32, row by row and ascending in each."""
+        self._row_starts = row_starts
+        self.shape = torch.Size((len(row_starts) - 1, d_sae))
+
+    @classmethod
+    def at(cls, flat: Tensor, batch: int, d_sae: int) -> "Pattern":
+        """From positions in the flattened matrix, ascending."""
+        row_starts = torch.searchsorted(flat, torch.arange(batch + 1, device=flat.device) * d_sae)
+        return cls((flat % d_sae).int(), row_starts.int(), d_sae)
+
+    def subset(self, kept: Tensor) -> "Pattern":
+        """The entries whose numbers are in ``kept``, ascending."""
+        row_starts = torch.searchsorted(kept, self._row_starts.long())
+        return Pattern(self.columns.index_select(0, kept), row_starts.int(), self.shape[1])
 
     @functools.cached_property
     def _by_column(self) -> tuple[Tensor, Tensor, Tensor]:
         """The permutation into column order, the columns' starts, the rows in that order."""
-        rows = torch.repeat_interleave(self._row_starts.diff(), output_size=len(self.flat)).int()
+        rows = torch.repeat_interleave(self._row_starts.diff(), output_size=len(self.columns)).int()
         if self.columns.device.type == "cpu":
             # numpy sorts 16-bit integers by radix, ten times as fast as torch sorts any.
             narrow = np.uint16 if self.shape[1] <= 2**16 else np.int32
@@ -274,7 +287,7 @@ class Pattern:
 
     def sample(self, left: Tensor, right: Tensor) -> Tensor:
         """``left @ right`` at the active entries alone, ``(n_active,)``."""
-        zeros = _csr(self._row_starts, self.columns, left.new_zeros(len(self.flat)), self.shape)
+        zeros = _csr(self._row_starts, self.columns, left.new_zeros(len(self.columns)), self.shape)
         sampled: Tensor = torch.sparse.sampled_addmm(zeros, left, right, beta=0.0).values()
         return sampled
 

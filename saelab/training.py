@@ -108,7 +108,7 @@ class TrainingRecord(NamedTuple):
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite. The SAE keeps the weights from before that step."""
+    """The loss, or a weight on its way to a checkpoint, became NaN or infinite."""
 
 
 class Trainer:
@@ -216,7 +216,10 @@ class Trainer:
         trainer._fingerprint = trainer._batches.fingerprint()
         if trainer._fingerprint != state["fingerprint"]:
             raise ValueError(f"{path}: the run was on other activations than these; give it those it began with")
-        trainer._restore(tensors, state)
+        try:
+            trainer._restore(tensors, state)
+        except KeyError as error:
+            raise SAEFileError(f"{path}: field {error} of the run is missing") from error
         return trainer
 
     def _restore(self, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
@@ -235,9 +238,21 @@ class Trainer:
             self._optimizer.state[weight] = {key: tensor.to(weight.device) for key, tensor in state.items()}
 
     def save(self) -> Path:
-        """Write a checkpoint to the trainer's folder, atomically. Raises a ValueError where it has none."""
+        """Write a checkpoint to the trainer's folder, atomically.
+
+        Raises
+        ------
+        ValueError
+            The trainer has no folder.
+        NonFiniteLossError
+            A weight is NaN or infinite; the checkpoint that is there stays.
+        """
         if self.folder is None:
             raise ValueError("this trainer has no folder; make it with Trainer(..., folder=...)")
+        broken = [name for name, weight in self.sae.named_parameters() if not weight.isfinite().all()]
+        if broken:
+            what = f"{', '.join(broken)} became NaN or infinite by step {self.n_steps_done}"
+            raise NonFiniteLossError(self._what_happened(what, self.records[-1]))
         tensors, header = describe(self.sae)
         tensors |= {f"adam.{name}.{key}": tensor for name, state in self._moments() for key, tensor in state.items()}
         tensors |= {f"history.{name}": torch.from_numpy(column) for name, column in self.history.items()}
@@ -289,7 +304,8 @@ class Trainer:
         self._silent_steps = (self._silent_steps + 1).masked_fill_(result.fired, 0)
         record = self._record(done + 1, x, result, l1, lr)
         if not math.isfinite(record.loss):
-            raise NonFiniteLossError(self._what_happened(record))
+            what = f"the loss is {record.loss} at step {record.step}; the weights are those from before this step"
+            raise NonFiniteLossError(self._what_happened(what, record))
         self.sae.zero_grad()
         torch.autograd.backward(result.loss.total)
         self.sae.project_decoder_gradient()
@@ -410,24 +426,29 @@ class Trainer:
             l1_coefficient=l1, aux_coefficient=self.aux_coefficient, lr=lr, gate_threshold=self.gate_threshold,
         )  # fmt: skip
 
-    def _what_happened(self, record: TrainingRecord) -> str:
+    def _what_happened(self, what: str, record: TrainingRecord) -> str:
         knobs = ", ".join(f"{knob}={getattr(record, knob):g}" for knob in KNOBS)
         checkpoint = self.folder / CHECKPOINT if self.folder is not None else None
-        kept = f"; the last good checkpoint is {checkpoint}" if checkpoint is not None and checkpoint.exists() else ""
-        return (
-            f"the loss is {record.loss} at step {record.step} with {knobs}; the weights are those from before this "
-            f"step{kept}. Try a lower lr."
-        )
+        kept = f" The last good checkpoint is {checkpoint}." if checkpoint is not None and checkpoint.exists() else ""
+        return f"{what}. Knobs: {knobs}.{kept} Try a lower lr."
 
 
 @contextlib.contextmanager
 def _interrupted_between_steps() -> Iterator[threading.Event]:
-    """Hold back an interrupt (Ctrl-C, Jupyter's stop button) so that it cannot tear a step; the event tells of it."""
+    """Hold back an interrupt (Ctrl-C, Jupyter's stop button) so that it cannot tear a step; the event tells of it.
+
+    Only the first: whoever asks again is in a hurry.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # where no signal arrives
         yield event
         return
-    before = signal.signal(signal.SIGINT, lambda *_: event.set())
+
+    def hold_back(*_: object) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, hold_back)
     try:
         yield event
     finally:

@@ -296,6 +296,8 @@ def growth(
     for architecture, gate_bias in (("gated", "b_gate"), ("standard", "b_enc")):
         for d_sae, l0 in shapes:
             sae = saelab.ARCHITECTURES[architecture](d_in, d_sae, device=device)
+            with torch.no_grad():  # u is about standard normal with an encoder of unit norm
+                sae.W_enc.copy_(sae.W_dec.T)
             torch.nn.init.constant_(sae.get_parameter(gate_bias), statistics.NormalDist().inv_cdf(l0 / d_sae))
             trainer, matmul = saelab.Trainer(sae, x, config), encoder_matmul(d_in, d_sae, batch_size, device, dtype)
             times = [(milliseconds(trainer.step, device), milliseconds(matmul, device)) for _ in range(n_turns + 3)]

@@ -26,7 +26,7 @@ from saelab import (
     save,
     superposition,
 )
-from saelab.interchange import read
+from saelab.interchange import read, write
 from saelab.training import CHECKPOINT
 
 
@@ -111,6 +111,9 @@ def test_files_that_are_no_sae_say_what_is_wrong(tmp_path: Path) -> None:
     save_file({"W": torch.ones(2)}, foreign)
     with pytest.raises(SAEFileError, match="foreign.safetensors: its header has no field 'saelab'"):
         load(foreign)
+    save_file({"W": torch.ones(2)}, foreign, {"saelab": "[1"})
+    with pytest.raises(SAEFileError, match="the field 'saelab' of its header cannot be read"):
+        load(foreign)
     with pytest.raises(SAEFileError, match="version 99.*install a newer one"):
         load(written(tensors, version=99))
     with pytest.raises(SAEFileError, match="describes no SAE.*'topk'"):
@@ -124,6 +127,14 @@ def test_files_that_are_no_sae_say_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(SAEFileError, match="no field 'training'"):
         (tmp_path / CHECKPOINT).write_bytes(path.read_bytes())
         Trainer.resume(tmp_path, torch.randn(20, 6))
+    with pytest.raises(SAEFileError, match="field 'training.silent_steps' of the run is missing"):
+        Trainer(GatedSAE(6, 10), torch.ones(20, 6), TrainingConfig(n_steps=1), folder=tmp_path / "run").run(
+            progress=False
+        )
+        tensors, header = read(tmp_path / "run" / CHECKPOINT)
+        del tensors["training.silent_steps"]
+        write(tmp_path / "run" / CHECKPOINT, tensors, header)
+        Trainer.resume(tmp_path / "run", torch.ones(20, 6))
 
 
 CONFIG = TrainingConfig(

@@ -225,8 +225,9 @@ def test_a_weight_that_is_not_a_number_shows_in_the_loss(parameter: str, amx: bo
 def test_the_crossover_of_a_device_is_measured_and_one_without_sparse_kernels_stays_dense(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    measured = sparse.measured_crossover(torch.device("cpu"), 64, 16, 128, autocast=False)
-    assert measured == -1 or 0 < measured <= 0.1
+    with torch.no_grad():  # as it is called
+        measured = sparse.measured_crossover(torch.device("cpu"), 512, 64, 2048, autocast=False)
+    assert 0 < measured <= 0.1  # of so many entries, two in a thousand are faster alone by far
 
     def unsupported(*_: object) -> None:
         raise RuntimeError("no sparse kernels here")

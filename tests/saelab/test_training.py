@@ -116,7 +116,7 @@ def test_non_finite_loss_stops_with_step_and_knobs_and_keeps_the_weights() -> No
     trainer.step()
     trainer.l1_coefficient = float("inf")
     before = {name: weight.clone() for name, weight in sae.state_dict().items()}
-    with pytest.raises(NonFiniteLossError, match="step 2 with l1_coefficient=inf.*lr="):
+    with pytest.raises(NonFiniteLossError, match="step 2; .*Knobs: l1_coefficient=inf, .*lr="):
         trainer.step()
     assert all(torch.equal(weight, before[name]) for name, weight in sae.state_dict().items())
     assert trainer.n_steps_done == 1
@@ -297,6 +297,21 @@ def test_non_finite_loss_names_the_last_good_checkpoint(tmp_path: Path) -> None:
             trainer.save()
             trainer.l1_coefficient = float("inf")
             break
-    with pytest.raises(NonFiniteLossError, match="step 11.*last good checkpoint is .*checkpoint.safetensors"):
+    with pytest.raises(NonFiniteLossError, match="step 11;.*last good checkpoint is .*checkpoint.safetensors"):
         trainer.run(progress=False)
+    assert Trainer.resume(tmp_path, x).n_steps_done == 10
+
+
+def test_weights_that_are_not_finite_never_replace_a_good_checkpoint(tmp_path: Path) -> None:
+    x = planted()
+    trainer = Trainer(StandardSAE(16, 64), x, config(n_steps=30, checkpoint_every=10), folder=tmp_path)
+    for record in trainer:
+        if record.step == 10:
+            trainer.save()
+        if record.step == 19:
+            break
+    with torch.no_grad():
+        trainer.sae.get_parameter("b_enc")[3] = float("nan")  # a feature that is then off, in silence
+    with pytest.raises(NonFiniteLossError, match="b_enc became NaN.*last good checkpoint is"):
+        trainer.save()
     assert Trainer.resume(tmp_path, x).n_steps_done == 10
