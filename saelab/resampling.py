@@ -40,7 +40,8 @@ def resample_dead_features(
     generator
         Of the draw, on the CPU.
     """
-    error = (x - sae(x)).square().sum(dim=1).double().cpu()
+    parts = torch.split(x, 1024)  # codes of all at once could be large
+    error = torch.cat([(part - sae(part)).square().sum(dim=1) for part in parts]).double().cpu()
     n_dead = int(dead.count_nonzero())
     if n_dead == 0 or not error.any():
         return

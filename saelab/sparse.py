@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-DENSE_ABOVE = 0.12
+DENSE_ABOVE = 0.2
 """Share of active entries above which two dense matmuls are faster, measured on a CPU (`tests/benchmarks/step.py`)."""
 
 
