@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test check tutorials frontend picture lock benchmarks bench clean
+.PHONY: help lab test check tutorials frontend picture lock benchmarks bench check-interchange clean
 
 help:
 	@echo "make lab         open JupyterLab on the tutorials    (make lab ARGS=\"--no-browser --port 9999\")"
@@ -16,6 +16,7 @@ help:
 	@echo "make picture     take the README's picture of the lab anew"
 	@echo "make lock        resolve requirements.lock anew"
 	@echo "make benchmarks  measure, by hand"
+	@echo "make check-interchange  trade SAEs with the real sae-lens and dictionary_learning"
 	@echo "make bench       measure against other libraries     (make bench ARGS=\"--quick --json build/bench.json\")"
 
 $(BIN)/python:
@@ -51,12 +52,16 @@ picture: $(VENV)/.installed-dev
 	SAELAB_PICTURES=docs/pictures $(BIN)/python -m pytest tests/browser/test_start_here_in_jupyterlab.py -k newcomer
 
 benchmarks: $(VENV)/.installed-dev
-	for script in $(filter-out %/against_libraries.py,$(wildcard tests/benchmarks/[a-z]*.py)); do \
+	for script in $(filter-out %_libraries.py,$(wildcard tests/benchmarks/[a-z]*.py)); do \
 		echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 # The first run makes an environment for the other libraries, and searches for coefficients; build/ keeps both.
 bench: $(VENV)/.installed-dev
 	$(BIN)/python tests/benchmarks/against_libraries.py $(ARGS)
+
+# Whether the real packages read what we write, and we what they write.
+check-interchange: $(VENV)/.installed-dev
+	$(BIN)/python tests/benchmarks/interchange_with_libraries.py $(ARGS)
 
 # torch is named without its build, so that one line gives the CPU build or the CUDA build, as the machine's index has it.
 lock:

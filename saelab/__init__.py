@@ -10,7 +10,7 @@ from saelab.autoencoders import (
     SparseAutoencoder,
     StandardSAE,
 )
-from saelab.interchange import SAEFileError, load, save
+from saelab.interchange import SAEFileError, export, load, save
 from saelab.language_models import load_language_model, load_sentiment, load_text
 from saelab.metrics import (
     FVU,
@@ -59,6 +59,7 @@ __all__ = [
     "TrainingConfig",
     "TrainingRecord",
     "evaluate",
+    "export",
     "feature_shrinkage",
     "harvest",
     "harvest_pooled",

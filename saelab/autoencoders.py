@@ -65,9 +65,10 @@ def check_activations(x: Tensor, d_in: int | None = None) -> None:
             f"activations have width {x.shape[-1]}, but this SAE was made for d_in={d_in}; "
             "harvest from the hook it was trained on, or make an SAE with that d_in"
         )
-    # A sum is finite only if all its terms are, and takes no copy of a large tensor to find out.
-    if not x.sum(dtype=torch.float64 if x.device.type != "mps" else None).isfinite() and not x.isfinite().all():
-        bad = int((~torch.isfinite(x)).sum())
+    # In parts: asked of all at once, isfinite takes a copy of what may be most of the memory.
+    broken = [part for part in torch.split(x, 4096) if not part.isfinite().all()]
+    if broken:
+        bad = sum(int((~part.isfinite()).count_nonzero()) for part in broken)
         raise ValueError(
             f"activations hold {bad} NaN or infinite value(s) among {x.numel()}; drop those rows or harvest in float32"
         )

@@ -1,25 +1,30 @@
-"""Save and load sparse autoencoders: one safetensors file, with the settings as JSON in its header. No pickle."""
+"""Save and load sparse autoencoders: one safetensors file, with the settings as JSON in its header. No pickle.
+
+`load` and `export` also speak the formats of other libraries, which `saelab.other_libraries` knows.
+"""
 
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from saelab.autoencoders import ARCHITECTURES, SparseAutoencoder
+from saelab.other_libraries import FORMATS, Format, load_foreign, portable, write_folder
+from saelab.tensor_files import SAEFileError as SAEFileError  # part of this module's API
+from saelab.tensor_files import check_tensors, open_safetensors
 
 FORMAT_VERSION = 1
 _SAE = "sae."
 """Prefix of an SAE's own tensors; a training checkpoint holds others beside them."""
-
-
-class SAEFileError(ValueError):
-    """A file that cannot be read as an SAE: what is wrong with which of its fields."""
+_ACCEPTED = (
+    "load takes a file that SAELab wrote; a SAELens folder (cfg.json and sae_weights.safetensors); or a "
+    "dictionary_learning folder (config.json with trainer.dict_class, and ae.pt)"
+)
 
 
 def save(sae: SparseAutoencoder, path: str | os.PathLike[str]) -> Path:
@@ -31,17 +36,104 @@ def save(sae: SparseAutoencoder, path: str | os.PathLike[str]) -> Path:
 
 
 def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> SparseAutoencoder:
-    """The SAE that `save`, `Trainer` or `sweep` wrote.
+    """An SAE from a file that `save`, `Trainer` or `sweep` wrote, or from a folder of another library.
+
+    Those are a SAELens folder (``cfg.json`` and ``sae_weights.safetensors``; standard, gated or jumprelu) and a
+    dictionary_learning folder (``config.json`` and ``ae.pt``; AutoEncoder, GatedAutoEncoder or JumpReluAutoEncoder),
+    known by what they hold; a file inside one does as well, ``checkpoints/ae_STEP.pt`` included. Codes and
+    reconstructions are those that the library's own loader gives: an AutoEncoder's decoder is normalised, and where
+    ``b_dec`` is not subtracted from the input, the encoder's biases make up for it. The preset, which only training
+    reads, is ``"paper"`` where every decoder row has unit norm, else ``"norm_weighted"``.
 
     Raises
     ------
     FileNotFoundError
-        There is no such file.
+        There is no such file or folder.
     SAEFileError
-        Not such a file, cut short, or written by a newer SAELab; names the file and the field.
+        None of these, cut short, by a newer version, with code in its pickle, or with a setting that an SAE of ours
+        cannot express; names the file and the field.
     """
-    tensors, header = read(path)
+    path = Path(path)
+    foreign = load_foreign(path)
+    if foreign is not None:
+        return foreign.to(device)
+    if path.is_dir():
+        names = sorted(file.name for file in path.iterdir())
+        listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing"
+        raise SAEFileError(f"{path}: no SAE that SAELab knows lies in this folder. It holds {listed}; {_ACCEPTED}")
+    try:
+        tensors, header = read(path)
+    except SAEFileError as error:
+        raise SAEFileError(f"{error}. ({_ACCEPTED}.)") from error
     return rebuild(path, tensors, header).to(device)
+
+
+def export(
+    sae: SparseAutoencoder,
+    folder: str | os.PathLike[str],
+    format: Format,
+    *,
+    scale: float = 1.0,
+    as_jumprelu: bool = False,
+    metadata: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write ``sae`` as a folder that SAELens or dictionary_learning loads, taking the model's own activations.
+
+    A standard, gated or JumpReLU SAE keeps its kind; a rescale-and-shift SAE becomes gated. `gate_threshold` goes into
+    the gate's bias or the thresholds; what concerns training alone (preset, ablations) is lost. Weights are written in
+    float32, or float64 where they are that. The folder appears whole or not at all.
+
+    **Units of the codes.** On the model's own activation ``x``, ``(..., d_in)``, the exported SAE gives the codes that
+    ``sae.encode(scale * x)`` gives, unchanged, and the reconstruction ``sae(scale * x) / scale``. One target differs:
+    dictionary_learning normalises the decoder of an AutoEncoder as it loads it, so its rows are written with unit norm,
+    and each code comes multiplied by its row's norm in ``W_dec / scale``.
+
+    Parameters
+    ----------
+    sae
+        Any SAE of this library but a gated one with untied encoders.
+    folder
+        Where to; must not be there yet, or be empty.
+    format
+        ``"sae_lens"``: ``cfg.json`` and ``sae_weights.safetensors``, for ``SAE.load_from_disk`` of version 6.
+        ``"dictionary_learning"``: ``config.json`` and ``ae.pt``, for ``load_dictionary``.
+    scale
+        The `ActivationStore.scale` of the activations it was trained on. It is folded away as SAELens does it:
+        ``W_enc * scale``, ``W_dec / scale``, ``b_dec / scale``. No pre-activation changes, so the encoder's biases,
+        ``r_mag`` and all thresholds stay.
+    as_jumprelu
+        Write a JumpReLU SAE with the same codes whatever ``sae`` is, for tools that know no gated ones (paper,
+        appendix E). A standard SAE with a positive `gate_threshold` can be written in no other way.
+    metadata
+        More fields: in SAELens' ``metadata`` (``model_name``, ``hook_name``, ...), in dictionary_learning's ``trainer``
+        (``lm_name``, ``layer``, ...).
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    ValueError
+        ``sae`` cannot be expressed in ``format``, or an argument is not allowed; says why. Nothing is written.
+    FileExistsError
+        ``folder`` is a file, or holds something.
+    """
+    if format not in get_args(Format):
+        raise ValueError(f"format must be one of {', '.join(get_args(Format))}, not {format!r}")
+    folder = Path(folder).resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is there already; export writes a new folder or an empty one: name another")
+    architecture, tensors = portable(sae, scale, as_jumprelu)
+    config, tensors = FORMATS[format].describe(architecture, tensors, metadata or {})
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(
+                f"{name} would hold NaN or infinite values; look at the SAE's weights and at scale={scale}"
+            )
+    write_folder(folder, FORMATS[format], config, {name: tensor.contiguous() for name, tensor in tensors.items()})
+    return folder
 
 
 def describe(sae: SparseAutoencoder) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -60,22 +152,15 @@ def rebuild(
         dtype = getattr(torch, settings.pop("dtype"))
         sae = ARCHITECTURES[header["architecture"]](**settings, dtype=dtype)
         sae.gate_threshold = float(header["gate_threshold"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise SAEFileError(f"{path}: its header describes no SAE that this SAELab knows ({error!r})") from error
     found = {name.removeprefix(_SAE): tensor for name, tensor in tensors.items() if name.startswith(_SAE)}
+    expected = sae.state_dict()
+    kind = f"{header['architecture']} SAE"
+    check_tensors(path, found, {name: tuple(tensor.shape) for name, tensor in expected.items()}, kind, dtype)
     with torch.no_grad():
-        for name, parameter in sae.state_dict().items():
-            if name not in found:
-                raise SAEFileError(f"{path}: tensor {name} of a {header['architecture']} SAE is missing")
-            tensor = found.pop(name)
-            if tensor.shape != parameter.shape or tensor.dtype != parameter.dtype:
-                raise SAEFileError(
-                    f"{path}: tensor {name} is {tensor.dtype} of shape {tuple(tensor.shape)}; "
-                    f"expected {parameter.dtype} of {tuple(parameter.shape)}"
-                )
-            parameter.copy_(tensor)  # into the constructor's memory layout: training goes on bit by bit
-    if found:
-        raise SAEFileError(f"{path}: unknown tensor(s) {', '.join(sorted(found))} in a {header['architecture']} SAE")
+        for name, parameter in expected.items():
+            parameter.copy_(found[name])  # into the constructor's memory layout: training goes on bit by bit
     return sae
 
 
@@ -100,12 +185,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except SafetensorError as error:
-        raise SAEFileError(f"{path}: not a whole safetensors file ({error})") from error
+    tensors, metadata = open_safetensors(path)
     if "saelab" not in metadata:
         raise SAEFileError(f"{path}: its header has no field 'saelab'; SAELab did not write this file")
     try:
