@@ -10,6 +10,7 @@ from saelab.autoencoders import (
     SparseAutoencoder,
     StandardSAE,
 )
+from saelab.features import FeatureReading, read_features
 from saelab.interchange import SAEFileError, export, load, save
 from saelab.language_models import load_language_model, load_sentiment, load_text
 from saelab.metrics import (
@@ -28,6 +29,7 @@ from saelab.metrics import (
 )
 from saelab.probing import ProbeReport, probe, sentiment_activations
 from saelab.resampling import resample_dead_features
+from saelab.splicing import LossRecovered, loss_recovered, spliced
 from saelab.sweeps import sweep
 from saelab.synthetic import SuperpositionData, superposition
 from saelab.training import NonFiniteLossError, Trainer, TrainingConfig, TrainingRecord
@@ -43,8 +45,10 @@ __all__ = [
     "CosineSimilarity",
     "DictionaryMatch",
     "FeatureDensity",
+    "FeatureReading",
     "GatedSAE",
     "JumpReLUSAE",
+    "LossRecovered",
     "NonFiniteLossError",
     "ProbeReport",
     "RelativeReconstructionBias",
@@ -67,12 +71,15 @@ __all__ = [
     "load_language_model",
     "load_sentiment",
     "load_text",
+    "loss_recovered",
     "matched_cosine_similarity",
     "probe",
+    "read_features",
     "relative_reconstruction_bias",
     "resample_dead_features",
     "save",
     "sentiment_activations",
+    "spliced",
     "superposition",
     "sweep",
 ]

@@ -64,7 +64,7 @@ def check_texts(texts: Sequence[str]) -> None:
 
 
 @torch.no_grad()
-def _hook_batches(
+def hook_batches(
     model: "TransformerBridge", hook: str, texts: Sequence[str], context: int, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Texts in order, ``batch_size`` at a time: activations ``(b, t, d)``, token ids ``(b, t)`` and a mask ``(b, t)``.
@@ -92,7 +92,7 @@ def _hook_batches(
         yield cache[hook], ids, mask
 
 
-def _context_of(model: "TransformerBridge", context: int | None) -> int:
+def context_length(model: "TransformerBridge", context: int | None) -> int:
     longest = model.cfg.n_ctx
     if context is None:
         return min(128, longest)
@@ -146,7 +146,7 @@ def harvest(
     total = 0
     with tqdm(total=n_tokens, desc=f"harvesting {hook}", unit="tok", leave=False, disable=not progress) as bar:
         for index, (values, ids, mask) in enumerate(
-            _hook_batches(model, hook, text, _context_of(model, context), batch_size)
+            hook_batches(model, hook, text, context_length(model, context), batch_size)
         ):
             row, column = mask.nonzero(as_tuple=True)
             room = len(row) if n_tokens is None else min(len(row), n_tokens - total)
@@ -187,7 +187,7 @@ def harvest_pooled(
     check_texts(text)
     if pooling not in get_args(Pooling):
         raise ValueError(f"pooling must be one of {', '.join(get_args(Pooling))}, not {pooling!r}")
-    length = _context_of(model, context)
+    length = context_length(model, context)
     lengths = [len(row) for row in model.tokenizer(list(text), add_special_tokens=False, verbose=False)["input_ids"]]
     for index, n_tokens in enumerate(lengths):
         if not 1 <= n_tokens < length:
@@ -197,7 +197,7 @@ def harvest_pooled(
             )
     pooled: list[Tensor] = []
     with tqdm(total=len(text), desc=f"reading texts at {hook}", unit="text", leave=False, disable=not progress) as bar:
-        for values, _, mask in _hook_batches(model, hook, text, length, batch_size):
+        for values, _, mask in hook_batches(model, hook, text, length, batch_size):
             counts = mask.sum(dim=1)
             weights = mask.to(values)
             if pooling == "last":
