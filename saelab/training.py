@@ -448,7 +448,7 @@ def _interrupted_between_steps() -> Iterator[threading.Event]:
         event.set()
         signal.signal(signal.SIGINT, before)
 
-    before = signal.signal(signal.SIGINT, hold_back)
+    before = signal.signal(signal.SIGINT, hold_back) or signal.default_int_handler
     try:
         yield event
     finally:
