@@ -108,6 +108,7 @@ def harvest(
     *,
     n_tokens: int | None = None,
     context: int | None = None,
+    scale: float | None = None,
     batch_size: int = 32,
     progress: bool = True,
 ) -> ActivationStore:
@@ -125,6 +126,8 @@ def harvest(
         Stop after so many tokens; all of ``text`` by default.
     context
         Tokens the model sees at once, BOS included; 128 or the model's own limit where that is lower.
+    scale
+        Multiply by this instead: another store's ``scale``, for activations that an SAE trained on it is to see.
     batch_size
         Texts at a time.
     progress
@@ -134,7 +137,7 @@ def harvest(
     ------
     TypeError, ValueError
         A hook that does not exist (with those that do), text that is empty or no list, a context the model cannot take,
-        an ``n_tokens`` below 1, activations that are not finite.
+        an ``n_tokens`` below 1, a ``scale`` that is not positive, activations that are not finite.
     """
     from tqdm.auto import tqdm
 
@@ -142,6 +145,8 @@ def harvest(
     check_texts(text)
     if n_tokens is not None and n_tokens < 1:
         raise ValueError(f"n_tokens must be at least 1, not {n_tokens}")
+    if scale is not None and not 0 < scale < float("inf"):
+        raise ValueError(f"scale must be a positive number, such as another store's, not {scale}")
     kept: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     total = 0
     with tqdm(total=n_tokens, desc=f"harvesting {hook}", unit="tok", leave=False, disable=not progress) as bar:
@@ -161,7 +166,8 @@ def harvest(
         raise ValueError("text holds no tokens; expected at least one string that is not empty")
     x, token_ids, text_indices, positions = (torch.cat(parts) for parts in zip(*kept, strict=True))
     check_activations(x)
-    scale = float((x.shape[1] / x.double().square().sum(dim=1).mean()).sqrt())
+    if scale is None:
+        scale = float((x.shape[1] / x.double().square().sum(dim=1).mean()).sqrt())
     return ActivationStore(x.mul_(scale), scale, hook, token_ids, text_indices, positions)
 
 

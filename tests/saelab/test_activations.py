@@ -43,6 +43,16 @@ def test_activations_are_scaled_to_mean_squared_norm_d_in(store: ActivationStore
     assert float(store.activations.square().sum(dim=1).mean()) == pytest.approx(256, rel=1e-4)
 
 
+def test_a_second_store_can_take_the_scale_of_the_first(model: Any, store: ActivationStore) -> None:
+    texts = ["A fine film.", "Dull, and far too long."]
+    own = saelab.harvest(model, HOOK, texts, progress=False)
+    other = saelab.harvest(model, HOOK, texts, scale=store.scale, progress=False)
+    assert other.scale == store.scale != own.scale
+    assert torch.allclose(other.activations / other.scale, own.activations / own.scale, atol=1e-5)
+    with pytest.raises(ValueError, match="scale must be a positive number.*not -1"):
+        saelab.harvest(model, HOOK, texts, scale=-1.0, progress=False)
+
+
 def test_batch_size_does_not_change_what_is_harvested(model: Any) -> None:
     texts = saelab.load_text()[:7]
     one, many = (saelab.harvest(model, HOOK, texts, batch_size=n, progress=False) for n in (1, 7))
