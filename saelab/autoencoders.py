@@ -98,6 +98,8 @@ class SparseAutoencoder(nn.Module, ABC):
 
     architecture: ClassVar[str]
     """Its name in `ARCHITECTURES`."""
+    frozen_parameters: ClassVar[tuple[str, ...]] = ()
+    """Names of its parameters that training leaves as they are."""
     W_enc: nn.Parameter
     W_dec: nn.Parameter
     b_dec: nn.Parameter
@@ -130,6 +132,8 @@ class SparseAutoencoder(nn.Module, ABC):
         self.b_dec = nn.Parameter(rows.new_zeros(d_in))
         for name in self.feature_parameters:
             self.register_parameter(name, nn.Parameter(rows.new_zeros(d_sae)))
+        for name in self.frozen_parameters:
+            self.get_parameter(name).requires_grad_(False)
 
     @property
     @abstractmethod
@@ -400,23 +404,10 @@ class RescaleShiftSAE(SparseAutoencoder):
 
     architecture = "rescale_shift"
     feature_parameters = ("b_enc", "r_mag", "b_mag")
+    frozen_parameters = ("W_enc", "W_dec", "b_dec", "b_enc")
     b_enc: nn.Parameter
     r_mag: nn.Parameter
     b_mag: nn.Parameter
-
-    def __init__(
-        self,
-        d_in: int,
-        d_sae: int,
-        *,
-        preset: Preset = "paper",
-        seed: int = 0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(d_in, d_sae, preset=preset, seed=seed, device=device, dtype=dtype)
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(name in ("r_mag", "b_mag"))
 
     @classmethod
     @torch.no_grad()
@@ -453,21 +444,9 @@ class JumpReLUSAE(SparseAutoencoder):
 
     architecture = "jumprelu"
     feature_parameters = ("b_enc", "threshold")
+    frozen_parameters = ("threshold",)
     b_enc: nn.Parameter
     threshold: nn.Parameter
-
-    def __init__(
-        self,
-        d_in: int,
-        d_sae: int,
-        *,
-        preset: Preset = "paper",
-        seed: int = 0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(d_in, d_sae, preset=preset, seed=seed, device=device, dtype=dtype)
-        self.threshold.requires_grad_(False)
 
     @property
     def gate_bias(self) -> Tensor:

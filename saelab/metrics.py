@@ -7,7 +7,7 @@ Throughout, x is an input, r its reconstruction, and E the mean over all inputs 
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple, get_args
 
@@ -242,12 +242,16 @@ class SAEMetrics:
             "n_dead": f"of {len(self.density):,} features, on for none of these inputs",
             "n_inputs": "activations measured",
         }
-        values = {name: _short(value) for name, value in self.as_dict().items()}
-        wide, long = (max(map(len, column)) for column in (values, values.values()))
-        return "\n".join(f"{name:<{wide}}  {value:>{long}}  {meanings[name]}" for name, value in values.items())
+        return table({name: _short(value) for name, value in self.as_dict().items()}, meanings)
 
     def __repr__(self) -> str:
         return f"SAEMetrics({', '.join(f'{name}={_short(value)}' for name, value in self.as_dict().items())})"
+
+
+def table(values: Mapping[str, str], meanings: Mapping[str, str]) -> str:
+    """Lines of name, value and meaning, in columns."""
+    wide, long = (max(map(len, column)) for column in (values, values.values()))
+    return "\n".join(f"{name:<{wide}}  {value:>{long}}  {meanings[name]}" for name, value in values.items())
 
 
 def _short(value: float | int) -> str:

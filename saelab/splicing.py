@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from saelab.activations import check_hook, check_texts, context_length, hook_batches
 from saelab.autoencoders import SparseAutoencoder
+from saelab.metrics import table
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -233,9 +234,7 @@ class LossRecovered:
             "score_zero": "loss recovered against zeros, the figure that papers give",
             "n_tokens": "tokens predicted",
         }
-        values = {name: _short(value) for name, value in self.as_dict().items()}
-        wide, long = (max(map(len, column)) for column in (values, values.values()))
-        return "\n".join(f"{name:<{wide}}  {value:>{long}}  {meanings[name]}" for name, value in values.items())
+        return table({name: _short(value) for name, value in self.as_dict().items()}, meanings)
 
 
 def _short(value: float | int) -> str:

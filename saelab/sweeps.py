@@ -77,11 +77,9 @@ def sweep(
         )
     config = config or TrainingConfig()
     d_in = makers[0]().d_in
-    content = {
-        "version": FORMAT_VERSION,
-        "activations": batches_of(activations, d_in, batch_size=1, seed=0).fingerprint(),
-        "test": batches_of(held_out, d_in, batch_size=1, seed=0).fingerprint(),
-    }
+    trained_on = batches_of(activations, d_in, batch_size=1, seed=0).fingerprint()
+    tested_on = trained_on if test is None else batches_of(test, d_in, batch_size=1, seed=0).fingerprint()
+    content = {"version": FORMAT_VERSION, "activations": trained_on, "test": tested_on}
     rows = []
     runs = [(make, l1) for make in makers for l1 in penalties]
     for make, l1 in tqdm(runs, desc="sweep", unit="SAE", disable=not progress):
