@@ -3,6 +3,8 @@
 import ipaddress
 import os
 import socket
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 
 import saelab
 from saelab.activations import ActivationStore
+from saelab.language_models import EMBEDDED_FOLDER
 
 # The same examples every time, and no verdict on how long one takes: machines differ.
 settings.register_profile("fixed", derandomize=True, deadline=None)
@@ -40,6 +43,37 @@ def _no_network() -> Any:
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def save_llama() -> Callable[..., Path]:
+    """Write a small random Llama to a folder: RMS norm, rotary positions, gated MLP, an unembedding of its own."""
+
+    def save(folder: Path, *, vocab_size: int = 8192, change: Callable[[Any], None] | None = None) -> Path:
+        from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=32,
+            bos_token_id=0,
+            eos_token_id=0,
+            initializer_range=0.3,
+            tie_word_embeddings=False,
+        )
+        network = LlamaForCausalLM(config)
+        if change is not None:
+            change(network)
+        network.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(EMBEDDED_FOLDER).save_pretrained(folder)
+        return folder
+
+    return save
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """What is read about a feature against what loops over all tokens find, and against the model itself."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ import saelab
 from saelab.activations import ActivationStore
 from saelab.autoencoders import StandardSAE
 from saelab.features import FeatureReading, read_features
-from saelab.language_models import EMBEDDED_FOLDER
 from saelab.splicing import spliced
 
 PLANTED = 7
@@ -204,32 +204,15 @@ def test_raised_tokens_are_those_the_model_says_when_it_sees_the_feature_alone(
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A small random Llama, with an RMS norm of uneven weight and a vocabulary longer than the tokenizer's."""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+def llama(save_llama: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A small random Llama, with a norm of uneven weight and a vocabulary longer than the tokenizer's."""
 
-    folder: Path = tmp_path_factory.mktemp("llama")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=8200,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=32,
-        bos_token_id=0,
-        eos_token_id=0,
-        initializer_range=0.3,
-        tie_word_embeddings=False,
-    )
-    network = LlamaForCausalLM(config)
-    torch.nn.init.uniform_(network.model.norm.weight, 0.2, 2.0)
-    with torch.no_grad():
-        network.lm_head.weight[8192:] *= 100  # tokens that do not exist
-    network.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(EMBEDDED_FOLDER).save_pretrained(folder)
-    return saelab.load_language_model(str(folder))
+    def change(network: Any) -> None:
+        torch.nn.init.uniform_(network.model.norm.weight, 0.2, 2.0)
+        with torch.no_grad():
+            network.lm_head.weight[8192:] *= 100  # tokens that do not exist
+
+    return saelab.load_language_model(str(save_llama(tmp_path_factory.mktemp("llama"), vocab_size=8200, change=change)))
 
 
 @pytest.mark.parametrize(("hook", "d_in"), [("blocks.0.hook_resid_post", 32), ("blocks.1.mlp.hook_post", 48)])

@@ -13,7 +13,6 @@ from torch.nn.functional import cross_entropy
 import saelab
 from saelab.activations import ActivationStore
 from saelab.autoencoders import GatedSAE, StandardSAE
-from saelab.language_models import EMBEDDED_FOLDER
 from saelab.splicing import LossRecovered, loss_recovered, spliced
 
 HOOK = "blocks.1.hook_resid_post"
@@ -21,28 +20,8 @@ TEXTS = ["A fine film.", "Dull, and far too long for what it has to say. I left 
 
 
 @pytest.fixture(scope="module")
-def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small random Llama: RMS norm, rotary positions, gated MLP, an unembedding of its own."""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("llama")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=8192,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=32,
-        bos_token_id=0,
-        eos_token_id=0,
-        initializer_range=0.3,
-        tie_word_embeddings=False,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(EMBEDDED_FOLDER).save_pretrained(folder)
-    return folder
+def llama_folder(save_llama: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llama(tmp_path_factory.mktemp("llama"))
 
 
 def an_sae(d_in: int = 256, d_sae: int = 300) -> GatedSAE:
