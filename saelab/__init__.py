@@ -9,6 +9,7 @@ from saelab.autoencoders import (
     SAELoss,
     SparseAutoencoder,
     StandardSAE,
+    TrainedOn,
 )
 from saelab.features import FeatureReading, read_features
 from saelab.interchange import SAEFileError, export, load, save
@@ -29,6 +30,7 @@ from saelab.metrics import (
 )
 from saelab.probing import ProbeReport, probe, sentiment_activations
 from saelab.resampling import resample_dead_features
+from saelab.shards import StoreError
 from saelab.splicing import LossRecovered, loss_recovered, spliced
 from saelab.sweeps import sweep
 from saelab.synthetic import SuperpositionData, superposition
@@ -58,7 +60,9 @@ __all__ = [
     "SAEMetrics",
     "SparseAutoencoder",
     "StandardSAE",
+    "StoreError",
     "SuperpositionData",
+    "TrainedOn",
     "Trainer",
     "TrainingConfig",
     "TrainingRecord",

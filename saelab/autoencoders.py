@@ -35,6 +35,17 @@ class SAELoss(NamedTuple):
     """The gated SAE's E||x - recon_frozen(relu(pi_gate))||^2, before its coefficient; zero for the others."""
 
 
+class TrainedOn(NamedTuple):
+    """Which activations an SAE was trained on: what it takes to put it back into its model."""
+
+    model_name: str
+    """The model, by the name that `saelab.load_language_model` takes."""
+    hook: str
+    """Where in the model, a TransformerLens name."""
+    scale: float
+    """What the model's own activations were multiplied by."""
+
+
 class TrainingPass(NamedTuple):
     """One forward pass under a loss: what a training step needs to know, from a single encoder matmul."""
 
@@ -122,6 +133,8 @@ class SparseAutoencoder(nn.Module, ABC):
         self.d_in, self.d_sae, self.preset = d_in, d_sae, preset
         self.gate_threshold = 0.0
         """A feature is on where its gate pre-activation exceeds this; 0 in the paper. May be changed at any time."""
+        self.trained_on: TrainedOn | None = None
+        """Which activations it was trained on, where `saelab.Trainer` had a store of them; kept in its file."""
         if device == "auto":
             device = torch.accelerator.current_accelerator() or "cpu"
         rows = torch.randn(d_sae, d_in, generator=torch.Generator().manual_seed(seed))
@@ -370,6 +383,7 @@ class GatedSAE(SparseAutoencoder):
         sae.b_dec.copy_(self.b_dec)
         sae.b_enc.copy_(self.b_mag)
         sae.threshold.copy_(self.b_mag - scale * (self.b_gate - self.gate_threshold))
+        sae.trained_on = self.trained_on
         return sae
 
     @torch.no_grad()
@@ -420,6 +434,7 @@ class RescaleShiftSAE(SparseAutoencoder):
         for name, parameter in standard.named_parameters():
             sae.get_parameter(name).copy_(parameter)
         sae.gate_threshold = standard.gate_threshold
+        sae.trained_on = standard.trained_on
         return sae
 
     @property

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -214,6 +214,10 @@ def read_features(
             f"probe_weights must be ({sae.d_sae},), one a feature, not of shape {tuple(probe_weights.shape)}; "
             "of scikit-learn's coef_ take torch.as_tensor(coef_[0])"
         )
+    # The tokens, small beside the activations, are in memory from here on.
+    store = replace(
+        store, token_ids=store.token_ids[:], text_indices=store.text_indices[:], positions=store.positions[:]
+    )
     _check_order(store)
     check_activations(store.activations[:1], sae.d_in)
     density, peaks = _find_peaks(sae, store, asked, n_contexts, batch_size, progress)
@@ -267,7 +271,7 @@ def _asked(features: Sequence[int] | Tensor | None, d_sae: int) -> Tensor:
 
 
 def _check_order(store: ActivationStore) -> None:
-    texts, positions = store.text_indices.diff(), store.positions.diff()
+    texts, positions = store.text_indices[:].diff(), store.positions[:].diff()
     if (texts < 0).any() or ((texts == 0) & (positions <= 0)).any():
         raise ValueError(
             "the store's rows are out of order; expected text after text and token after token, as harvest gives them: "
@@ -318,9 +322,9 @@ def _codes(sae: SparseAutoencoder, x: Tensor, asked: Tensor) -> Tensor:
 
 def _distinct_texts(store: ActivationStore) -> Tensor:
     """``(n,)``: the text of each activation by its tokens, so that a text which comes again has the same number."""
-    counts = torch.unique_consecutive(store.text_indices, return_counts=True)[1]
+    counts = torch.unique_consecutive(store.text_indices[:], return_counts=True)[1]
     numbers: dict[int, int] = {}
-    texts = torch.split(store.token_ids, counts.tolist())
+    texts = torch.split(store.token_ids[:], counts.tolist())
     of_text = [numbers.setdefault(hash(ids.numpy().tobytes()), len(numbers)) for ids in texts]
     return torch.tensor(of_text).repeat_interleave(counts)
 

@@ -3,22 +3,19 @@
 `load` and `export` also speak the formats of other libraries, which `saelab.other_libraries` knows.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from saelab.autoencoders import ARCHITECTURES, SparseAutoencoder
+from saelab.autoencoders import ARCHITECTURES, SparseAutoencoder, TrainedOn
 from saelab.other_libraries import FORMATS, Format, load_foreign, portable, write_folder
 from saelab.tensor_files import SAEFileError as SAEFileError  # part of this module's API
-from saelab.tensor_files import check_tensors, open_safetensors
+from saelab.tensor_files import check_tensors, read_tensors, write_tensors
 
-FORMAT_VERSION = 1
 _SAE = "sae."
 """Prefix of an SAE's own tensors; a training checkpoint holds others beside them."""
 _ACCEPTED = (
@@ -32,7 +29,7 @@ def save(sae: SparseAutoencoder, path: str | os.PathLike[str]) -> Path:
 
     `load` brings it back. The name customarily ends in ``.safetensors``.
     """
-    return write(path, *describe(sae))
+    return write_tensors(path, *describe(sae))
 
 
 def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> SparseAutoencoder:
@@ -62,7 +59,7 @@ def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") ->
         listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing"
         raise SAEFileError(f"{path}: no SAE that SAELab knows lies in this folder. It holds {listed}; {_ACCEPTED}")
     try:
-        tensors, header = read(path)
+        tensors, header = read_tensors(path)
     except SAEFileError as error:
         raise SAEFileError(f"{error}. ({_ACCEPTED}.)") from error
     return rebuild(path, tensors, header).to(device)
@@ -73,7 +70,7 @@ def export(
     folder: str | os.PathLike[str],
     format: Format,
     *,
-    scale: float = 1.0,
+    scale: float | None = None,
     as_jumprelu: bool = False,
     metadata: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -98,15 +95,15 @@ def export(
         ``"sae_lens"``: ``cfg.json`` and ``sae_weights.safetensors``, for ``SAE.load_from_disk`` of version 6.
         ``"dictionary_learning"``: ``config.json`` and ``ae.pt``, for ``load_dictionary``.
     scale
-        The `ActivationStore.scale` of the activations it was trained on. It is folded away as SAELens does it:
-        ``W_enc * scale``, ``W_dec / scale``, ``b_dec / scale``. No pre-activation changes, so the encoder's biases,
-        ``r_mag`` and all thresholds stay.
+        The `ActivationStore.scale` of the activations it was trained on; by default the one it remembers
+        (``sae.trained_on.scale``), or 1. It is folded away as SAELens does it: ``W_enc * scale``, ``W_dec / scale``,
+        ``b_dec / scale``. No pre-activation changes, so the encoder's biases, ``r_mag`` and all thresholds stay.
     as_jumprelu
         Write a JumpReLU SAE with the same codes whatever ``sae`` is, for tools that know no gated ones (paper,
         appendix E). A standard SAE with a positive `gate_threshold` can be written in no other way.
     metadata
-        More fields: in SAELens' ``metadata`` (``model_name``, ``hook_name``, ...), in dictionary_learning's ``trainer``
-        (``lm_name``, ``layer``, ...).
+        More fields: in SAELens' ``metadata``, in dictionary_learning's ``trainer``. Where the SAE remembers its model
+        and hook they are there already, as ``model_name`` and ``hook_name``, or ``lm_name`` and ``submodule_name``.
 
     Returns
     -------
@@ -125,8 +122,12 @@ def export(
     folder = Path(folder).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there already; export writes a new folder or an empty one: name another")
+    origin = sae.trained_on
+    if scale is None:
+        scale = origin.scale if origin else 1.0
     architecture, tensors = portable(sae, scale, as_jumprelu)
-    config, tensors = FORMATS[format].describe(architecture, tensors, metadata or {})
+    known = dict(zip(FORMATS[format].origin_fields, origin[:2], strict=True)) if origin else {}
+    config, tensors = FORMATS[format].describe(architecture, tensors, {**known, **(metadata or {})})
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise ValueError(
@@ -140,7 +141,12 @@ def describe(sae: SparseAutoencoder) -> tuple[dict[str, Tensor], dict[str, Any]]
     """An SAE as tensors by name, and the header from which `rebuild` makes it anew."""
     tensors = {_SAE + name: tensor for name, tensor in sae.state_dict().items()}
     settings = {**sae.settings(), "dtype": str(sae.W_enc.dtype).removeprefix("torch.")}
-    return tensors, {"architecture": sae.architecture, "settings": settings, "gate_threshold": sae.gate_threshold}
+    return tensors, {
+        "architecture": sae.architecture,
+        "settings": settings,
+        "gate_threshold": sae.gate_threshold,
+        "trained_on": sae.trained_on and sae.trained_on._asdict(),
+    }
 
 
 def rebuild(
@@ -152,6 +158,7 @@ def rebuild(
         dtype = getattr(torch, settings.pop("dtype"))
         sae = ARCHITECTURES[header["architecture"]](**settings, dtype=dtype)
         sae.gate_threshold = float(header["gate_threshold"])
+        sae.trained_on = header["trained_on"] and TrainedOn(**header["trained_on"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise SAEFileError(f"{path}: its header describes no SAE that this SAELab knows ({error!r})") from error
     found = {name.removeprefix(_SAE): tensor for name, tensor in tensors.items() if name.startswith(_SAE)}
@@ -162,39 +169,3 @@ def rebuild(
         for name, parameter in expected.items():
             parameter.copy_(found[name])  # into the constructor's memory layout: training goes on bit by bit
     return sae
-
-
-def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
-    """Write tensors and a JSON header to one file, atomically, and have it on the disk before the old one goes."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")  # one that was killed is overwritten
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        save_file(contiguous, unfinished, {"saelab": json.dumps({"version": FORMAT_VERSION, **header})})
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
-
-
-def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a file that `write` made. Raises like `load`."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    tensors, metadata = open_safetensors(path)
-    if "saelab" not in metadata:
-        raise SAEFileError(f"{path}: its header has no field 'saelab'; SAELab did not write this file")
-    try:
-        header: dict[str, Any] = json.loads(metadata["saelab"])
-        version = int(header["version"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise SAEFileError(f"{path}: the field 'saelab' of its header cannot be read ({error!r})") from error
-    if version > FORMAT_VERSION:
-        raise SAEFileError(
-            f"{path}: version {version}, but this SAELab reads up to {FORMAT_VERSION}; install a newer one"
-        )
-    return tensors, header

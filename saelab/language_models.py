@@ -111,7 +111,9 @@ def load_language_model(
         raise ImportError('language models need TransformerLens 4: pip install "saelab[lm]"') from error
 
     def boot(source: str) -> "TransformerBridge":
-        return TransformerBridge.boot_transformers(source, device=device, dtype=dtype)
+        model = TransformerBridge.boot_transformers(source, device=device, dtype=dtype)
+        model.cfg.model_name = name  # what opens it again, where TransformerLens gives a path inside this installation
+        return model
 
     if name == EMBEDDED_MODEL:
         _asset(EMBEDDED_FOLDER / "model.safetensors", f"reinstall it, or train the model again: {TRAIN_COMMAND}")

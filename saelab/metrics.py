@@ -17,6 +17,7 @@ from torch import Tensor
 from saelab.activations import ActivationStore
 from saelab.autoencoders import SparseAutoencoder, check_activations
 from saelab.batches import Activations
+from saelab.shards import StoredRows
 
 BiasFormula = Literal["corrected", "v1", "projection", "norm_ratio"]
 
@@ -304,10 +305,14 @@ def evaluate(
 
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-    if isinstance(activations, ActivationStore):
-        activations = activations.activations
-    chunks = [activations] if isinstance(activations, Tensor) else activations
-    total = activations.numel() // sae.d_in if isinstance(activations, Tensor) else None
+    rows = activations.activations if isinstance(activations, ActivationStore) else activations
+    if isinstance(rows, Tensor):
+        chunks: Iterable[Tensor] = [rows]
+    elif isinstance(rows, StoredRows):
+        chunks = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+    else:
+        chunks = rows
+    total = math.prod(rows.shape) // sae.d_in if isinstance(rows, Tensor | StoredRows) else None
     l1, density, reconstructions = L1(), FeatureDensity(), _Reconstruction()
     n_inputs = 0
     with tqdm(total=total, desc="evaluating", unit="input", leave=False, disable=not progress) as bar:

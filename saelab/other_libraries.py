@@ -345,6 +345,8 @@ class ForeignFormat(NamedTuple):
 
     config: str
     weights: str
+    origin_fields: tuple[str, str]
+    """Of its metadata: what it calls the model's name and the hook's."""
     describe: Callable[[str, dict[str, Tensor], Mapping[str, Any]], tuple[dict[str, Any], dict[str, Tensor]]]
     """From architecture, tensors by our names and metadata: its config and its tensors."""
     read: Callable[[Path, Path], SparseAutoencoder]
@@ -352,8 +354,15 @@ class ForeignFormat(NamedTuple):
 
 
 FORMATS: dict[Format, ForeignFormat] = {
-    "sae_lens": ForeignFormat("cfg.json", "sae_weights.safetensors", _as_sae_lens, _read_sae_lens, save_file),
+    "sae_lens": ForeignFormat(
+        "cfg.json", "sae_weights.safetensors", ("model_name", "hook_name"), _as_sae_lens, _read_sae_lens, save_file
+    ),
     "dictionary_learning": ForeignFormat(
-        "config.json", "ae.pt", _as_dictionary_learning, _read_dictionary_learning, torch.save
+        "config.json",
+        "ae.pt",
+        ("lm_name", "submodule_name"),
+        _as_dictionary_learning,
+        _read_dictionary_learning,
+        torch.save,
     ),
 }

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from saelab.activations import check_hook, check_texts, context_length, hook_batches
+from saelab.activations import check_hook, check_texts, context_length, hook_batches, is_special
 from saelab.autoencoders import SparseAutoencoder
 from saelab.metrics import table
 
@@ -33,7 +33,7 @@ def spliced(
     hook: str,
     sae: Reconstruct,
     *,
-    scale: float = 1.0,
+    scale: float | None = None,
     error_term: bool = False,
     edit: Callable[[Tensor], Tensor] | None = None,
     special_tokens: bool = False,
@@ -54,7 +54,8 @@ def spliced(
         gives as many of them: ``torch.zeros_like`` is zero-ablation. Where a value comes back unchanged, the model
         keeps its own to the last bit, so that ``lambda x: x`` changes nothing at any ``scale``.
     scale
-        Of the store that the SAE was trained on, ``store.scale``; 1 where it was trained on the model's own units.
+        What it is to see the activations multiplied by. By default that of the store that the SAE was trained on, which
+        it remembers (``sae.trained_on.scale``); 1 for an SAE trained on a bare tensor, and for any other function.
     error_term
         Add what the SAE misses, ``x - sae(x * scale) / scale``, as a constant: without an ``edit`` the model's output
         is its own exactly, and with one only the edit changes it (Marks et al. 2024, arXiv 2403.19647).
@@ -74,10 +75,10 @@ def spliced(
 
     Examples
     --------
-    >>> with spliced(model, store.hook, sae, scale=store.scale):
+    >>> with spliced(model, store.hook, sae):
     ...     loss = model("A fine film.", return_type="loss")
     """
-    _check_spliceable(model, hook, sae, scale)
+    factor = _check_spliceable(model, hook, sae, scale)
     if edit is not None and not isinstance(sae, SparseAutoencoder):
         raise TypeError(f"edit changes the codes of an SAE, and a {type(sae).__name__} has none; splice in an SAE")
     if not special_tokens and _TOKENS not in model.hook_dict:
@@ -85,24 +86,24 @@ def spliced(
             f"{model.cfg.model_name} has no hook {_TOKENS!r}, so its special tokens cannot be told; "
             "with special_tokens=True every activation is replaced"
         )
-    is_special: Tensor | None = None
+    special: Tensor | None = None
 
     def read_tokens(ids: Tensor, hook: Any) -> None:
-        nonlocal is_special
-        is_special = _is_special(model, ids)
+        nonlocal special
+        special = is_special(model, ids)
 
     def splice(x: Tensor, hook: Any) -> Tensor:
-        nonlocal is_special
+        nonlocal special
         _check_width(name, x, sae)
-        replaced = _replaced(x, sae, scale, error_term, edit)
+        replaced = _replaced(x, sae, factor, error_term, edit)
         if special_tokens:
             return replaced
-        if is_special is None or is_special.shape != x.shape[:2]:
+        if special is None or special.shape != x.shape[:2]:
             raise ValueError(
                 f"{name} saw activations {tuple(x.shape)}, but no tokens of theirs, so special ones cannot be told; "
                 "run the model on text or token ids, or say special_tokens=True"
             )
-        keep, is_special = is_special.to(x.device), None  # never those of an earlier run
+        keep, special = special.to(x.device), None  # never those of an earlier run
         return torch.where(keep[..., None], x, replaced)
 
     name = hook
@@ -144,15 +145,8 @@ def _edited(codes: Tensor, edit: Callable[[Tensor], Tensor]) -> Tensor:
     return edited
 
 
-def _is_special(model: "TransformerBridge", ids: Tensor) -> Tensor:
-    """Where ``ids`` are BOS, EOS or padding: true there, in the same shape."""
-    tokenizer = model.tokenizer
-    named = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    special = [token for token in named if token is not None]
-    return torch.isin(ids, torch.tensor(special, dtype=ids.dtype, device=ids.device))
-
-
-def _check_spliceable(model: "TransformerBridge", hook: str, sae: Reconstruct, scale: float) -> None:
+def _check_spliceable(model: "TransformerBridge", hook: str, sae: Reconstruct, scale: float | None) -> float:
+    """What the activations are multiplied by before ``sae`` sees them; raises where it cannot be spliced in."""
     check_hook(model, hook)
     if hook.endswith("hook_resid_mid") and str(model.hook_dict[hook].name).endswith(".hook_in"):
         raise ValueError(
@@ -161,8 +155,12 @@ def _check_spliceable(model: "TransformerBridge", hook: str, sae: Reconstruct, s
         )
     if not callable(sae):
         raise TypeError(f"expected an SAE or a function of activations to splice in, not a {type(sae).__name__}")
+    if scale is None:
+        remembered = sae.trained_on if isinstance(sae, SparseAutoencoder) else None
+        return remembered.scale if remembered else 1.0
     if not (math.isfinite(scale) and scale > 0):
         raise ValueError(f"scale must be a positive number, such as store.scale, not {scale}")
+    return scale
 
 
 def _check_width(hook: str, x: Tensor, sae: Reconstruct) -> None:
@@ -252,7 +250,7 @@ def loss_recovered(
     sae: Reconstruct,
     text: Sequence[str],
     *,
-    scale: float = 1.0,
+    scale: float | None = None,
     context: int | None = None,
     batch_size: int = 16,
     progress: bool = True,
@@ -276,7 +274,8 @@ def loss_recovered(
     text
         Strings, better not those that the SAE was trained on; cut to ``context`` tokens each.
     scale
-        Of the store that the SAE was trained on, ``store.scale``; 1 where it was trained on the model's own units.
+        What it is to see the activations multiplied by. By default that of the store that the SAE was trained on, which
+        it remembers (``sae.trained_on.scale``); 1 for an SAE trained on a bare tensor, and for any other function.
     context
         Tokens the model sees at once, BOS included; 128 or the model's own limit where that is lower.
     batch_size
@@ -292,7 +291,7 @@ def loss_recovered(
     """
     from tqdm.auto import tqdm
 
-    _check_spliceable(model, hook, sae, scale)
+    factor = _check_spliceable(model, hook, sae, scale)
     check_texts(text)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
@@ -301,10 +300,11 @@ def loss_recovered(
     total: Tensor | None = None
     n_replaced = 0
     with tqdm(total=len(text), desc=f"mean of {hook}", unit="text", leave=False, disable=not progress) as bar:
-        for x, ids, mask in hook_batches(model, hook, text, length, batch_size):
+        for values, ids, mask in hook_batches(model, [hook], text, length, batch_size):
+            x = values[hook]
             _check_width(hook, x, sae)
             batches.append((ids, mask.sum(dim=1).tolist()))
-            rows = x[(mask & ~_is_special(model, ids)).to(x.device)]
+            rows = x[(mask & ~is_special(model, ids)).to(x.device)]
             n_replaced += len(rows)
             added = _double(rows).sum(dim=0)
             total = added if total is None else total + added
@@ -313,7 +313,7 @@ def loss_recovered(
         raise ValueError("text holds no tokens; expected at least one string that is not empty")
     mean = total / n_replaced
     replacements: list[Reconstruct | None] = [None, sae, torch.zeros_like, lambda x: mean.to(x).expand_as(x)]
-    scales = [1.0, scale, 1.0, 1.0]
+    scales = [1.0, factor, 1.0, 1.0]
     losses = [0.0] * len(replacements)
     with tqdm(total=len(text), desc=f"loss without {hook}", unit="text", leave=False, disable=not progress) as bar:
         for ids, lengths in batches:

@@ -13,8 +13,9 @@ from torch import Tensor
 from saelab.activations import ActivationStore
 from saelab.autoencoders import SparseAutoencoder
 from saelab.batches import Activations, batches_of, fingerprint
-from saelab.interchange import FORMAT_VERSION, describe, read, write
+from saelab.interchange import describe
 from saelab.metrics import evaluate
+from saelab.tensor_files import FORMAT_VERSION, read_tensors, write_tensors
 from saelab.training import CHECKPOINT, Trainer, TrainingConfig
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def sweep(
         path = Path(folder) / f"{sae.architecture}-l1={l1:g}-{_digest(sae, run, content)}.safetensors"
         if not path.exists():
             _train(sae, run, activations, held_out, path, progress=progress)
-        rows.append({**read(path)[1]["row"], "path": str(path)})
+        rows.append({**read_tensors(path)[1]["row"], "path": str(path)})
     return pd.DataFrame(rows)
 
 
@@ -126,6 +127,6 @@ def _train(
         **evaluate(sae, test).as_dict(),
         "seconds": trainer.seconds,
     }
-    write(path, tensors, header)
+    write_tensors(path, tensors, header)
     (unfinished / CHECKPOINT).unlink()
     unfinished.rmdir()

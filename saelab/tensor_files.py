@@ -1,15 +1,70 @@
-"""What every reader of SAE files shares: opening safetensors, and errors that name the file and what is wrong in it."""
+"""Files of tensors: safetensors with a JSON header, written atomically, and errors that name the file and its fault."""
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
+
+FORMAT_VERSION = 1
 
 
 class SAEFileError(ValueError):
     """A file that cannot be read as an SAE: what is wrong with which of its fields."""
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
+    """Have ``write`` make a file that takes the place of ``path`` once it is whole and on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")  # one that was killed is overwritten
+    try:
+        write(unfinished)
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path
+
+
+def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
+    """Write tensors and a JSON header to one safetensors file, atomically."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {"saelab": json.dumps({"version": FORMAT_VERSION, **header})}
+    return write_atomically(Path(path), lambda unfinished: save_file(contiguous, unfinished, metadata))
+
+
+def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a file that `write_tensors` made.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    SAEFileError
+        It is cut short, by a newer version, or no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    tensors, metadata = open_safetensors(path)
+    if "saelab" not in metadata:
+        raise SAEFileError(f"{path}: its header has no field 'saelab'; SAELab did not write this file")
+    try:
+        header: dict[str, Any] = json.loads(metadata["saelab"])
+        version = int(header["version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SAEFileError(f"{path}: the field 'saelab' of its header cannot be read ({error!r})") from error
+    if version > FORMAT_VERSION:
+        raise SAEFileError(
+            f"{path}: version {version}, but this SAELab reads up to {FORMAT_VERSION}; install a newer one"
+        )
+    return tensors, header
 
 
 def open_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -1,6 +1,5 @@
 """Train a sparse autoencoder: a plain loop whose knobs may be turned between steps."""
 
-import contextlib
 import math
 import os
 import signal
@@ -15,13 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saelab.activations import ActivationStore
 from saelab.autoencoders import SparseAutoencoder, TrainingPass
-from saelab.batches import Activations, batches_of
-from saelab.interchange import SAEFileError, describe, read, rebuild, write
+from saelab.batches import Activations, Batch, batches_of
+from saelab.interchange import SAEFileError, describe, rebuild
+from saelab.processes import Together
 from saelab.resampling import resample_dead_features
+from saelab.tensor_files import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     import pandas as pd
+    from accelerate import Accelerator
 
 Precision = Literal["auto", "float32", "bfloat16"]
 CHECKPOINT = "checkpoint.safetensors"
@@ -129,6 +132,11 @@ class Trainer:
     folder
         Where `run` keeps a checkpoint, ``checkpoint.safetensors``: `saelab.load` reads the SAE from it, and
         `Trainer.resume` goes on with the training. None by default.
+    accelerator
+        An `accelerate.Accelerator`, to train in several processes that each run this same code (``accelerate launch``).
+        ``config.batch_size`` is shared among them, each reads rows of its own, gradients are added up, and the weights
+        are those of one process but for rounding. ``sae`` moves to the accelerator's device; only the main process
+        writes checkpoints.
 
     Raises
     ------
@@ -151,8 +159,13 @@ class Trainer:
         config: TrainingConfig | None = None,
         *,
         folder: str | os.PathLike[str] | None = None,
+        accelerator: "Accelerator | None" = None,
     ) -> None:
         self.sae = sae
+        self._together = Together(accelerator)
+        self._together.take_from_main(sae)
+        if isinstance(activations, ActivationStore):
+            sae.trained_on = activations.trained_on
         self.config = config or TrainingConfig()
         self.folder = None if folder is None else Path(folder)
         if self.folder is not None and (self.folder / CHECKPOINT).exists():
@@ -166,7 +179,13 @@ class Trainer:
         self.records: list[TrainingRecord] = []
         self.seconds = 0.0
         """Spent in steps, also before a resumption."""
-        self._batches = batches_of(activations, sae.d_in, batch_size=self.config.batch_size, seed=self.config.seed)
+        self._batches = batches_of(
+            activations,
+            sae.d_in,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            share=self._together.share,
+        )
         self._fingerprint = self._batches.fingerprint() if folder is not None else None
         self._precision = self.config.precision
         if self._precision == "auto":
@@ -182,6 +201,9 @@ class Trainer:
         self._resampling = torch.Generator().manual_seed(self.config.seed)
         self._silent_steps = torch.zeros(sae.d_sae, dtype=torch.long, device=sae.W_enc.device)
         self._resampled_at: int | None = None
+        self._held_signals = _HeldSignals()
+        self._all_stop = False
+        """Whether one of several processes was asked to stop; all of them know it after the same step."""
 
     @classmethod
     def resume(
@@ -190,12 +212,13 @@ class Trainer:
         activations: Activations,
         *,
         device: torch.device | str | None = None,
+        accelerator: "Accelerator | None" = None,
     ) -> "Trainer":
         """Go on with the run in ``folder``, on the same activations, as if it had never stopped.
 
         On the CPU, with as many threads, the weights end bit by bit where an uninterrupted run's end. An iterable is
         drawn from its beginning up to where the run was: it must give the same batches again. ``device`` defaults to
-        the run's own.
+        the run's own, or with an ``accelerator`` to its device. The number of processes may be another than before.
 
         Raises
         ------
@@ -205,13 +228,14 @@ class Trainer:
             The activations are others than those of the run.
         """
         path = Path(folder) / CHECKPOINT
-        tensors, header = read(path)
+        tensors, header = read_tensors(path)
         sae = rebuild(path, tensors, header)
         if "training" not in header:
             raise SAEFileError(f"{path}: its header has no field 'training'; it holds an SAE, but no run to go on with")
         state = header["training"]
         config = TrainingConfig(**{**state["config"], "betas": tuple(state["config"]["betas"])})
-        trainer = cls(sae.to(device or state["device"]), activations, config)
+        sae = sae.to(device or state["device"]) if accelerator is None else sae
+        trainer = cls(sae, activations, config, accelerator=accelerator)
         trainer.folder = Path(folder)
         trainer._fingerprint = trainer._batches.fingerprint()
         if trainer._fingerprint != state["fingerprint"]:
@@ -238,7 +262,7 @@ class Trainer:
             self._optimizer.state[weight] = {key: tensor.to(weight.device) for key, tensor in state.items()}
 
     def save(self) -> Path:
-        """Write a checkpoint to the trainer's folder, atomically.
+        """Write a checkpoint to the trainer's folder, atomically; of several processes, the main one does.
 
         Raises
         ------
@@ -253,6 +277,8 @@ class Trainer:
         if broken:
             what = f"{', '.join(broken)} became NaN or infinite by step {self.n_steps_done}"
             raise NonFiniteLossError(self._what_happened(what, self.records[-1]))
+        if not self._together.is_main:
+            return self.folder / CHECKPOINT
         tensors, header = describe(self.sae)
         tensors |= {f"adam.{name}.{key}": tensor for name, state in self._moments() for key, tensor in state.items()}
         tensors |= {f"history.{name}": torch.from_numpy(column) for name, column in self.history.items()}
@@ -269,7 +295,7 @@ class Trainer:
             "fingerprint": self._fingerprint,
             "device": str(self.sae.W_enc.device),
         }
-        return write(self.folder / CHECKPOINT, tensors, header)
+        return write_tensors(self.folder / CHECKPOINT, tensors, header)
 
     @property
     def gate_threshold(self) -> float:
@@ -298,16 +324,13 @@ class Trainer:
         l1 = self.l1_coefficient * min(1.0, (done + 1) / max(1, self.config.l1_warmup_steps))
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        x = self._next_batch()
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self._precision == "bfloat16"):
-            result = self.sae.training_pass(x, l1_coefficient=l1, aux_coefficient=self.aux_coefficient)
-        self._silent_steps = (self._silent_steps + 1).masked_fill_(result.fired, 0)
-        record = self._record(done + 1, x, result, l1, lr)
+        batch = self._batches.draw()
+        sums, fired = self._forward_backward(batch, l1)
+        self._silent_steps = (self._silent_steps + 1).masked_fill_(fired, 0)
+        record = self._record(done + 1, sums, batch.size, l1, lr)
         if not math.isfinite(record.loss):
             what = f"the loss is {record.loss} at step {record.step}; the weights are those from before this step"
             raise NonFiniteLossError(self._what_happened(what, record))
-        self.sae.zero_grad()
-        torch.autograd.backward(result.loss.total)
         self.sae.project_decoder_gradient()
         self._update()
         self.sae.normalize_decoder()
@@ -326,27 +349,33 @@ class Trainer:
     def run(self, *, progress: bool = True) -> "Trainer":
         """Train up to ``config.n_steps`` with a progress bar.
 
-        Interrupted, it finishes the step it is in, writes a checkpoint where it has a folder, and keeps what it has:
-        run again to go on. Raises like `step`.
+        Interrupted, or told to terminate (SIGTERM), it finishes the step it is in, writes a checkpoint where it has a
+        folder, and keeps what it has: run again to go on. Of several processes, one that is interrupted stops all at
+        the same step. Raises like `step`.
         """
         from tqdm.auto import tqdm
 
         every = self.config.checkpoint_every
         first, last = self.n_steps_done, self.config.n_steps
+        stopped = False
+        hidden = not (progress and self._together.is_main)
         with (
-            _interrupted_between_steps() as interrupted,
-            tqdm(self, initial=first, total=last, desc="training", unit="step", disable=not progress) as bar,
+            self._held_signals as held,
+            tqdm(self, initial=first, total=last, desc="training", unit="step", disable=hidden) as bar,
         ):
             for record in bar:
                 if record.step % 20 == 0:
                     bar.set_postfix(L0=f"{record.l0:.0f}", FVU=f"{record.fvu:.3f}", gamma=f"{record.gamma:.3f}")
                 if self.folder is not None and every and record.step % every == 0 and record.step < last:
                     self.save()
-                if interrupted.is_set():
+                stopped = bool(held.asked) if self._together.share.n_processes == 1 else self._all_stop
+                if stopped:
                     break
         if self.folder is not None:
             self.save()
-        if interrupted.is_set():
+        if signal.SIGTERM in held.asked:
+            raise SystemExit(128 + signal.SIGTERM)
+        if stopped:
             raise KeyboardInterrupt(f"training stopped after step {self.n_steps_done}; run() goes on from there")
         return self
 
@@ -393,29 +422,58 @@ class Trainer:
 
     def _resample(self, step: int) -> None:
         dead = self._silent_steps >= self.config.dead_after_steps
-        x = torch.cat([self._next_batch() for _ in range(RESAMPLING_BATCHES)])
+        x = torch.cat([self._whole_batch() for _ in range(RESAMPLING_BATCHES)])
         resample_dead_features(self.sae, dead, x, moments=dict(self._moments()), generator=self._resampling)
         self._silent_steps[dead] = 0
         self._resampled_at = step
 
-    def _next_batch(self) -> Tensor:
+    def _forward_backward(self, batch: Batch, l1: float) -> tuple[Tensor, Tensor]:
+        """Give every parameter the gradient of the whole batch's loss; what `_record` needs, and which features fired.
+
+        A process computes on its own rows, and all add up.
+        """
         W = self.sae.W_enc
-        return self._batches.draw().to(device=W.device, dtype=W.dtype)
+        self.sae.zero_grad()
+        sums, fired = W.new_zeros(8 + self.sae.d_in), torch.zeros_like(W[0], dtype=torch.bool)
+        if len(batch.x):
+            x = batch.x.to(device=W.device, dtype=W.dtype)
+            with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self._precision == "bfloat16"):
+                result = self.sae.training_pass(x, l1_coefficient=l1, aux_coefficient=self.aux_coefficient)
+            loss = result.loss.total
+            torch.autograd.backward(loss if len(x) == batch.size else loss * (len(x) / batch.size))
+            sums, fired = _sums(x, result), result.fired
+        if self._together.share.n_processes > 1:
+            gradients = {}
+            for name in self._trained:
+                parameter = self.sae.get_parameter(name)
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                gradients[name] = self.sae.features_first(name, parameter.grad)
+            fired, stops = fired.to(sums), sums.new_full((1,), len(self._held_signals.asked))
+            self._together.add_up([sums, fired, stops, *gradients.values()])
+            self._all_stop = bool(stops)
+        return sums, fired > 0
+
+    def _whole_batch(self) -> Tensor:
+        """The next batch with the rows of all processes."""
+        batch = self._batches.draw()
+        x = batch.x.to(device=self.sae.W_enc.device, dtype=self.sae.W_enc.dtype)
+        if self._together.share.n_processes == 1:
+            return x
+        whole = x.new_zeros(batch.size, self.sae.d_in)
+        whole[batch.places.to(x.device)] = x
+        self._together.add_up([whole])
+        return whole
 
     @torch.no_grad()
-    def _record(self, step: int, x: Tensor, result: TrainingPass, l1: float, lr: float) -> TrainingRecord:
-        loss, residual = result.loss, result.residual.to(x.dtype).flatten()
-        mean, n, x = x.mean(dim=0), len(x), x.flatten()
-        xx, xe, ee = x.dot(x), x.dot(residual), residual.dot(residual)  # of r = x + residual, the reconstruction
-        variance = xx / n - mean.dot(mean)
+    def _record(self, step: int, sums: Tensor, n: int, l1: float, lr: float) -> TrainingRecord:
+        *losses, xx, xe, ee = sums[:8] / n
+        mean = sums[8:] / n
+        variance = xx - mean.dot(mean)
         numbers = [
-            loss.total,
-            loss.reconstruction,
-            loss.sparsity,
-            loss.auxiliary,
-            result.l0,
-            loss.reconstruction / variance,
-            (xx + 2 * xe + ee) / (xx + xe),
+            *losses,
+            ee / variance,
+            (xx + 2 * xe + ee) / (xx + xe),  # of r = x + e, the reconstruction
             (self._silent_steps >= self.config.dead_after_steps).count_nonzero(),
         ]
         # One transfer, where the SAE is on a GPU.
@@ -433,23 +491,37 @@ class Trainer:
         return f"{what}. Knobs: {knobs}.{kept} Try a lower lr."
 
 
-@contextlib.contextmanager
-def _interrupted_between_steps() -> Iterator[threading.Event]:
-    """Hold back an interrupt (Ctrl-C, Jupyter's stop button) so that it cannot tear a step; the event tells of it.
+@torch.no_grad()
+def _sums(x: Tensor, result: TrainingPass) -> Tensor:
+    """Over a batch ``(n, d_in)``: each loss term, features on, x.x, x.e and e.e with the residual e; then x itself."""
+    loss, n = result.loss, len(x)
+    means = torch.stack([loss.total, loss.reconstruction, loss.sparsity, loss.auxiliary, result.l0])
+    flat, residual = x.flatten(), result.residual.to(x.dtype).flatten()
+    products = torch.stack([flat.dot(flat), flat.dot(residual), residual.dot(residual)])
+    return torch.cat([means.to(x.dtype) * n, products, x.sum(dim=0)])
 
-    Only the first: whoever asks again is in a hurry.
+
+class _HeldSignals:
+    """Interrupts (Ctrl-C, Jupyter's stop button) and requests to terminate (a cluster's scheduler), held back so that
+    they cannot tear a step; the first of each only: whoever asks again is in a hurry.
     """
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
-        yield event
-        return
 
-    def hold_back(*_: object) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, before)
+    def __init__(self) -> None:
+        self.asked: set[int] = set()
+        self._before: dict[int, Any] = {}
 
-    before = signal.signal(signal.SIGINT, hold_back) or signal.default_int_handler
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, before)
+    def __enter__(self) -> "_HeldSignals":
+        self.asked.clear()
+        if threading.current_thread() is threading.main_thread():  # no other may, and none arrives in another
+            for number in (signal.SIGINT, signal.SIGTERM):
+                default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+                self._before[number] = signal.signal(number, self._hold_back) or default
+        return self
+
+    def _hold_back(self, number: int, frame: object) -> None:
+        self.asked.add(number)
+        signal.signal(number, self._before[number])
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -26,7 +26,7 @@ from saelab import (
     save,
     superposition,
 )
-from saelab.interchange import read, write
+from saelab.tensor_files import read_tensors, write_tensors
 from saelab.training import CHECKPOINT
 
 
@@ -94,7 +94,7 @@ def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path: Path, monkeypatc
 
 def test_files_that_are_no_sae_say_what_is_wrong(tmp_path: Path) -> None:
     path = save(GatedSAE(6, 10), tmp_path / "sae.safetensors")
-    tensors, header = read(path)
+    tensors, header = read_tensors(path)
 
     def written(tensors: dict[str, torch.Tensor], **changes: object) -> Path:
         changed = tmp_path / "changed.safetensors"
@@ -131,9 +131,9 @@ def test_files_that_are_no_sae_say_what_is_wrong(tmp_path: Path) -> None:
         Trainer(GatedSAE(6, 10), torch.ones(20, 6), TrainingConfig(n_steps=1), folder=tmp_path / "run").run(
             progress=False
         )
-        tensors, header = read(tmp_path / "run" / CHECKPOINT)
+        tensors, header = read_tensors(tmp_path / "run" / CHECKPOINT)
         del tensors["training.silent_steps"]
-        write(tmp_path / "run" / CHECKPOINT, tensors, header)
+        write_tensors(tmp_path / "run" / CHECKPOINT, tensors, header)
         Trainer.resume(tmp_path / "run", torch.ones(20, 6))
 
 
@@ -184,7 +184,7 @@ def test_a_run_on_an_iterable_resumes_where_it_was(tmp_path: Path, one_thread: N
 KILLED = """
 import sys, time
 import safetensors.torch, torch
-import saelab, saelab.interchange
+import saelab, saelab.tensor_files
 from saelab.training import CHECKPOINT
 sys.path.insert(0, sys.argv[1])
 from test_interchange import CONFIG, example
@@ -197,7 +197,7 @@ def slowly(tensors, path, metadata):  # a kill in the middle of a write finds ha
         time.sleep(0.02)
         file.write(content[len(content) // 2 :])
 
-saelab.interchange.save_file = slowly
+saelab.tensor_files.save_file = slowly
 torch.set_num_threads(1)
 folder = sys.argv[2]
 sae, x = example()
@@ -228,7 +228,7 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_by_bit_where_an_undisturb
         process, step = start()
         begun.append(step)
         time.sleep(delay)
-        while in_a_write and not unfinished.exists():
+        while in_a_write and not unfinished.exists() and process.poll() is None:
             pass
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL  # it was still running

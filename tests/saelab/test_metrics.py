@@ -242,7 +242,7 @@ def test_evaluate_reports_what_the_accumulators_say() -> None:
 def test_evaluate_takes_a_tensor_a_store_or_any_iterable_of_batches() -> None:
     sae, x = StandardSAE(8, 32), torch.randn(100, 8)
     index = torch.arange(100)
-    store = ActivationStore(x, 1.0, "blocks.0.hook_resid_post", index, index, index)
+    store = ActivationStore(x, 1.0, "reviews-4l", "blocks.0.hook_resid_post", index, index, index)
     expected = pytest.approx(evaluate(sae, x).as_dict())
     assert evaluate(sae, store).as_dict() == expected
     assert evaluate(sae, [x[:1], x[1:80], x[80:]], batch_size=30).as_dict() == expected

@@ -101,7 +101,7 @@ def test_learning_rate_and_l1_warm_up_and_decay_follow_the_config() -> None:
 def test_every_activation_is_drawn_once_an_epoch() -> None:
     x = torch.arange(12.0).repeat_interleave(2).reshape(12, 2)
     trainer = Trainer(StandardSAE(2, 4), x, config(batch_size=4))
-    drawn = torch.cat([trainer._next_batch() for _ in range(3)])
+    drawn = torch.cat([trainer._batches.draw().x for _ in range(3)])
     assert sorted(drawn[:, 0].tolist()) == list(range(12))
 
 
@@ -161,7 +161,7 @@ def test_an_iterable_of_batches_is_taken_as_it_comes_and_again_from_its_beginnin
     assert all(torch.equal(batch, old) for batch, old in zip(batches, before, strict=True))
     whole = Trainer(GatedSAE(16, 64), torch.cat(batches), config())
     drawn = Trainer(GatedSAE(16, 64), iter(batches), config())
-    assert torch.equal(drawn._next_batch(), batches[0]) and not torch.equal(whole._next_batch(), batches[0])
+    assert torch.equal(drawn._batches.draw().x, batches[0]) and not torch.equal(whole._batches.draw().x, batches[0])
 
 
 def test_an_iterable_that_ends_or_gives_something_wrong_says_so() -> None:
