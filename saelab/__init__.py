@@ -28,7 +28,16 @@ from saelab.metrics import (
     matched_cosine_similarity,
     relative_reconstruction_bias,
 )
-from saelab.probing import ProbeReport, probe, sentiment_activations
+from saelab.probing import (
+    LabelledSet,
+    ProbeReport,
+    compare_representations,
+    effective_dimension,
+    probe,
+    probe_weights,
+    sentiment_activations,
+    sentiment_set,
+)
 from saelab.resampling import resample_dead_features
 from saelab.shards import StoreError
 from saelab.splicing import LossRecovered, loss_recovered, spliced
@@ -50,6 +59,7 @@ __all__ = [
     "FeatureReading",
     "GatedSAE",
     "JumpReLUSAE",
+    "LabelledSet",
     "LossRecovered",
     "NonFiniteLossError",
     "ProbeReport",
@@ -66,6 +76,8 @@ __all__ = [
     "Trainer",
     "TrainingConfig",
     "TrainingRecord",
+    "compare_representations",
+    "effective_dimension",
     "evaluate",
     "export",
     "feature_shrinkage",
@@ -78,11 +90,13 @@ __all__ = [
     "loss_recovered",
     "matched_cosine_similarity",
     "probe",
+    "probe_weights",
     "read_features",
     "relative_reconstruction_bias",
     "resample_dead_features",
     "save",
     "sentiment_activations",
+    "sentiment_set",
     "spliced",
     "superposition",
     "sweep",

@@ -17,8 +17,8 @@ from saelab.activations import ActivationStore
 from saelab.autoencoders import check_activations
 from saelab.shards import StoredRows
 
-Activations = Tensor | ActivationStore | Iterable[Tensor]
-"""What can be trained on: ``(n, d_in)``, a store, or an iterable of batches ``(batch, d_in)``."""
+Activations = Tensor | StoredRows | ActivationStore | Iterable[Tensor]
+"""What can be trained on: ``(n, d_in)``, in memory or on disk, or an iterable of batches ``(batch, d_in)``."""
 POOL_BYTES = 2**26
 """Of rows on disk that are in memory at once, shuffled among each other."""
 

@@ -1,20 +1,27 @@
-"""Linear probes: is a label still readable from activations, or from an SAE's codes?"""
+"""Linear probes: is a label still readable from activations, from an SAE's codes, from a PCA of as many dimensions?"""
 
-from typing import TYPE_CHECKING, NamedTuple
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from saelab.activations import harvest_pooled
-from saelab.autoencoders import check_activations
+from saelab.activations import ActivationStore, Pooling, context_length, harvest, harvest_pooled
+from saelab.autoencoders import SparseAutoencoder, check_activations
 
 if TYPE_CHECKING:
     import pandas as pd
     from transformer_lens.model_bridge import TransformerBridge
 
+HeldOut = Literal["stratified", "block"]
 SENTIMENT_PROMPT = " Overall, this movie was"
 """Appended to a snippet, so that its last token is one at which the model is about to say what it thinks."""
+N_RESAMPLES = 10_000
+"""Of a bootstrap: its limits are then right to about 3 % of the standard error."""
 
 
 class LabelledActivations(NamedTuple):
@@ -24,62 +31,386 @@ class LabelledActivations(NamedTuple):
     """``(n, d)``: activations or codes."""
     labels: Tensor
     """``(n,)``: one class a row."""
+    rows: NDArray[np.intp] = np.empty(0, dtype=np.intp)
+    """``(n,)``: which rows of the whole set they are, where they were split off one."""
 
 
 class SentimentSplit(NamedTuple):
-    """The sentiment set, ready to probe: one activation a snippet, split once and for all."""
+    """A labelled set in two parts, ready to probe: ``probe(*split)``."""
 
     train: LabelledActivations
     test: LabelledActivations
 
 
-class ProbeReport(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class ProbeReport:
     """What `probe` found."""
 
     train_accuracy: float
     test_accuracy: float
     n_active: int
-    """Columns that are not zero throughout the whole set: for codes, the features that are on at all."""
+    """Columns that are not zero throughout the whole set: for codes, the features that are on at all; after a PCA, its
+    components."""
+    train_interval: tuple[float, float]
+    """95 % interval of `train_accuracy`, like `test_interval`. It says nothing about new texts."""
+    test_interval: tuple[float, float]
+    """95 % percentile bootstrap of `test_accuracy` over the test rows, the probe as it is. Where all rows are right, or
+    all wrong, no row drawn anew is otherwise, and it has no width."""
+    effective_dimension: float
+    """`effective_dimension` of the training part's columns; after a PCA, of its components."""
+    C: float
+    """Of the fit, chosen or given; NaN where there was nothing to fit."""
+    test_correct: NDArray[np.bool_] = field(repr=False)
+    """``(n_test,)``: which test rows it gets right. ``split.test.rows[~report.test_correct]`` are the set's rows
+    that it gets wrong."""
+
+    def as_dict(self) -> dict[str, float | int]:
+        """Every number by name, the intervals as ``train_low``, ``train_high``, ``test_low`` and ``test_high``."""
+        return {
+            "train_accuracy": self.train_accuracy,
+            "train_low": self.train_interval[0],
+            "train_high": self.train_interval[1],
+            "test_accuracy": self.test_accuracy,
+            "test_low": self.test_interval[0],
+            "test_high": self.test_interval[1],
+            "n_active": self.n_active,
+            "effective_dimension": self.effective_dimension,
+            "C": self.C,
+        }
 
 
-def probe(train: LabelledActivations, test: LabelledActivations, *, C: float = 0.01) -> ProbeReport:
-    """Accuracy of a standardised logistic regression; scaler and weights see the training part only.
+@dataclass(frozen=True, eq=False, repr=False)
+class LabelledSet:
+    """Labelled texts in one representation, with the groups by which they can be held out.
+
+    `sentiment_set` makes one. A ValueError where its parts are not of the same length.
+    """
+
+    x: Tensor
+    """``(n, d)``: activations or codes, one row a text."""
+    labels: Tensor
+    """``(n,)``: one class a text."""
+    texts: NDArray[np.str_]
+    """``(n,)``."""
+    blocks: NDArray[np.str_]
+    """``(n,)``: the group of each, such as a film's genre; `by_block` holds out one after the other."""
+    strata: NDArray[np.str_]
+    """``(n,)``: what `split` gives both parts equal shares of."""
+    store: ActivationStore | None = None
+    """The activations of every token, where ``x`` is their mean over each text: an SAE takes tokens, not means."""
+
+    def __post_init__(self) -> None:
+        check_activations(self.x)
+        for name in ("labels", "texts", "blocks", "strata"):
+            if len(getattr(self, name)) != len(self.x):
+                raise ValueError(f"x has {len(self.x)} rows, but {name} {len(getattr(self, name))}; give one a row")
+
+    def __repr__(self) -> str:
+        return f"LabelledSet({len(self.x)} texts, width {self.x.shape[1]}, blocks {', '.join(np.unique(self.blocks))})"
+
+    @torch.no_grad()
+    def encoded(self, sae: SparseAutoencoder, *, batch_size: int = 1024) -> "LabelledSet":
+        """The same texts with the codes of ``sae`` in place of activations, ``(n, d_sae)``.
+
+        Where `store` keeps the tokens, each token is encoded and its codes averaged over the text: the mean of an SAE's
+        codes is not the code of a mean, which no SAE has been trained on. A feature is then on for a text where it is
+        on for any of its tokens. Codes are computed on the SAE's device, ``batch_size`` rows at a time; the result is
+        on the CPU. Raises like `SparseAutoencoder.encode`; a ValueError for a ``batch_size`` below 1.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        tokens = self.x if self.store is None else self.store.activations
+        text_indices = torch.arange(len(self.x)) if self.store is None else self.store.text_indices
+        codes = torch.zeros(len(self.x), sae.d_sae, dtype=self.x.dtype)
+        for first in range(0, len(tokens), batch_size):
+            batch = slice(first, first + batch_size)
+            codes.index_add_(0, text_indices[batch], sae.encode(tokens[batch].to(sae.W_enc)).to(codes))
+        return replace(self, x=codes / _counts(text_indices[:], len(codes)), store=None)
+
+    def split(self, test_size: float = 0.25, seed: int = 0) -> SentimentSplit:
+        """Two parts with equal shares of the `strata`; the same every time for the same ``seed``."""
+        from sklearn.model_selection import train_test_split
+
+        rows = np.arange(len(self.x))
+        train, test = train_test_split(rows, test_size=test_size, random_state=seed, stratify=self.strata)
+        return SentimentSplit(self._part(train), self._part(test))
+
+    def by_block(self) -> dict[str, SentimentSplit]:
+        """For each block, by name, the split that trains on all others and tests on it."""
+        names = list(dict.fromkeys(self.blocks.tolist()))
+        if len(names) < 2:
+            raise ValueError(f"all rows are of block {names[0]!r}; holding one out takes at least two, so use split()")
+        splits = {}
+        for name in names:
+            train, test = ((self.blocks != name).nonzero()[0], (self.blocks == name).nonzero()[0])
+            splits[name] = SentimentSplit(self._part(train), self._part(test))
+        return splits
+
+    def _part(self, rows: NDArray[np.intp]) -> LabelledActivations:
+        return LabelledActivations(self.x[rows], self.labels[rows], rows)
+
+
+def probe(
+    train: LabelledActivations,
+    test: LabelledActivations,
+    *,
+    C: float | Sequence[float] = 0.01,
+    n_components: int | None = None,
+) -> ProbeReport:
+    """Accuracy of a standardised logistic regression; everything but the score comes from the training part only.
 
     Parameters
     ----------
     train, test
         ``(x, labels)`` each; ``x`` of shape ``(n, d)``.
     C
-        Inverse strength of its L2 penalty, scikit-learn's; the default is a strong one, right for ~1,000 rows.
+        Inverse strength of its L2 penalty, scikit-learn's; the default is a strong one, right for ~1,000 rows. Of
+        several, cross-validation within the training part takes the most accurate, and of equals the smallest: five
+        stratified folds, or as many as the rarest class has rows, and the whole fit anew in each.
+    n_components
+        Give the regression only so many principal components of the standardised columns, not whitened; with all of
+        them it is the same regression. Capped at what the training part allows: its rows (of the smallest fold, where
+        ``C`` is to be chosen) and its columns that are not zero throughout. With 0 it takes the most frequent class.
 
     Raises
     ------
     TypeError, ValueError
-        Parts that are empty, of different widths, or hold NaN; labels that are not one a row, or of one class only.
+        Parts that are empty, of different widths, or hold NaN; labels that are not one a row, or of one class only; a
+        ``C`` that is not positive, or several where a class has one row; a negative ``n_components``.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    (x, y), (x_test, y_test) = _arrays("train", *train[:2]), _arrays("test", *test[:2])
+    if x.shape[1] != x_test.shape[1]:
+        raise ValueError(f"train has width {x.shape[1]}, but test has {x_test.shape[1]}; use one representation")
+    on = (x != 0).any(axis=0)
+    n_active = int((on | (x_test != 0).any(axis=0)).sum())
+    x, x_test = x[:, on], x_test[:, on]
+    fitted = _fit(x, y, C, n_components)
+    train_accuracy = float((fitted.model.predict(x) == y).mean())
+    test_correct = fitted.model.predict(x_test) == y_test
+    test_accuracy = float(test_correct.mean())
+    if n_components is not None:
+        x = fitted.components(x)
+        n_active = x.shape[1]
+    return ProbeReport(
+        train_accuracy=train_accuracy,
+        test_accuracy=test_accuracy,
+        n_active=n_active,
+        train_interval=_interval(train_accuracy, len(y)),
+        test_interval=_interval(test_accuracy, len(y_test)),
+        effective_dimension=_participation_ratio(x),
+        C=fitted.C,
+        test_correct=test_correct,
+    )
 
-    train, test = LabelledActivations(*train), LabelledActivations(*test)
-    for name, part in (("train", train), ("test", test)):
-        check_activations(part.x)
-        if len(part.labels) != len(part.x):
-            raise ValueError(f"{name} has {len(part.x)} rows but {len(part.labels)} labels; give one label a row")
-    if train.x.shape[1] != test.x.shape[1]:
-        raise ValueError(f"train has width {train.x.shape[1]}, but test has {test.x.shape[1]}; use one representation")
-    if len(torch.unique(train.labels)) < 2:
-        raise ValueError("the training labels hold one class only; a probe needs at least two")
-    (x, y), (x_test, y_test) = ((part.x.detach().cpu().numpy(), part.labels.cpu().numpy()) for part in (train, test))
-    on_in_train = (x != 0).any(axis=0)
-    n_active = int((on_in_train | (x_test != 0).any(axis=0)).sum())
-    if not on_in_train.any():  # nothing to learn from: the probe is the most frequent class
-        most_frequent = np.bincount(y).argmax()
-        return ProbeReport(float((y == most_frequent).mean()), float((y_test == most_frequent).mean()), n_active)
-    # A column that is zero throughout training gets weight zero anyway: leave it out, for speed.
-    x, x_test = x[:, on_in_train], x_test[:, on_in_train]
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000)).fit(x, y)
-    return ProbeReport(float(model.score(x, y)), float(model.score(x_test, y_test)), n_active)
+
+def probe_weights(train: LabelledActivations, *, C: float | Sequence[float] = 0.01) -> Tensor:
+    """The weight of each column in the probe that `probe` fits, ``(d,)``; positive speaks for the greater label.
+
+    In log odds per unit of the column as it is, so that features compare by weight times code. A column that is zero
+    throughout has weight zero. Of codes it is what `saelab.read_features` takes as ``probe_weights``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Like `probe`; also for more than two classes, where a column has more than one weight.
+    """
+    x, y = _arrays("train", *train[:2])
+    n_classes = len(np.unique(y))
+    if n_classes > 2:
+        raise ValueError(f"the labels hold {n_classes} classes, and weights are of two; keep the rows of two labels")
+    on = (x != 0).any(axis=0)
+    fitted = _fit(x[:, on], y, C)
+    weights = np.zeros(x.shape[1], dtype=x.dtype)
+    if on.any():
+        scaler, regression = fitted.model
+        weights[on] = regression.coef_[0] / scaler.scale_
+    return torch.from_numpy(weights)
+
+
+def effective_dimension(x: Tensor) -> float:
+    """Participation ratio (tr C)^2 / tr(C^2) of the covariance C of the columns of ``x``, ``(n, d)``.
+
+    d where all directions vary equally, 1 where all rows lie on a line, 0 where all rows are the same. Columns are
+    taken as they are, not standardised: one that varies more counts for more. Raises like `probe` for a wrong ``x``.
+    """
+    return _participation_ratio(_array("x", x))
+
+
+def compare_representations(
+    data: LabelledSet,
+    saes: Mapping[str, SparseAutoencoder],
+    *,
+    C: float | Sequence[float] = 0.01,
+    held_out: HeldOut = "stratified",
+    test_size: float = 0.25,
+    seed: int = 0,
+    progress: bool = True,
+) -> "pd.DataFrame":
+    """Probe the same texts through activations, each SAE's codes, and a PCA to as many dimensions as the SAE has on.
+
+    Parameters
+    ----------
+    data
+        Activations at the hook and in the scale that the SAEs were trained on, such as `sentiment_set` gives.
+    saes
+        By the name that is to appear in the table; may be empty.
+    C
+        As for `probe`; of several, each fit chooses its own.
+    held_out
+        ``"stratified"``: one split with ``test_size`` and ``seed`` of `LabelledSet.split`. ``"block"``: each block in
+        turn is the test set.
+    progress
+        Show a bar.
+
+    Returns
+    -------
+    DataFrame
+        A row for each ``representation`` (``"activations"``, an SAE's name, or ``"PCA, k of ..."`` with that name) and
+        each ``held_out`` part (``"stratified"``, or a block's name), with
+
+        - ``n_dimensions``: d_in, d_sae, or the k of the PCA: as many as the SAE has features on over the whole
+          set, which uses no label, and capped as for `probe`;
+        - the numbers of `ProbeReport.as_dict`;
+        - ``l0``: features on per text, mean over the set; NaN where there are no features. Of codes that are means over
+          tokens it counts a feature for a text where it is on for any token.
+
+        With ``"block"``, there is one row more for each representation, ``"all"``: its test accuracy is over all texts,
+        each predicted while its block was held out, and so is its interval. Its training accuracy is the mean over the
+        fits, weighted by their rows, and so is its ``effective_dimension``; the interval is as wide as if each text had
+        been scored by one fit, so rather too wide. ``C`` is NaN there where the fits chose differently.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Like `probe`; an SAE of another width than ``data``; another ``held_out``; one block only, to be held out.
+
+    Examples
+    --------
+    >>> data = sentiment_set(model, store.hook, scale=store.scale)
+    >>> compare_representations(data, {"gated": sae}, C=[0.001, 0.01, 0.1], held_out="block")
+    """
+    import pandas as pd
+    from tqdm.auto import tqdm
+
+    if held_out not in get_args(HeldOut):
+        raise ValueError(f"held_out must be one of {', '.join(get_args(HeldOut))}, not {held_out!r}")
+    table = []
+    total = 1 + 2 * len(saes)
+    for name, representation, k in tqdm(
+        _representations(data, saes), "probing", total, leave=False, disable=not progress
+    ):
+        if held_out == "block":
+            reports = {block: probe(*split, C=C, n_components=k) for block, split in representation.by_block().items()}
+            reports["all"] = _all_blocks(list(reports.values()))
+        else:
+            reports = {held_out: probe(*representation.split(test_size, seed), C=C, n_components=k)}
+        l0 = float((representation.x > 0).sum(dim=1).double().mean()) if representation is not data else math.nan
+        for part, report in reports.items():
+            n_dimensions = representation.x.shape[1] if k is None else report.n_active
+            head = {"representation": name, "held_out": part, "n_dimensions": n_dimensions}
+            table.append({**head, **report.as_dict(), "l0": l0})
+    return pd.DataFrame(table)
+
+
+def _representations(
+    data: LabelledSet, saes: Mapping[str, SparseAutoencoder]
+) -> Iterator[tuple[str, LabelledSet, int | None]]:
+    """Name, set and components of a PCA, where there is to be one; the codes of one SAE at a time."""
+    yield "activations", data, None
+    for name, sae in saes.items():
+        codes = data.encoded(sae)
+        yield name, codes, None
+        yield f"PCA, k of {name}", data, int((codes.x != 0).any(dim=0).sum())
+
+
+def _all_blocks(reports: Sequence[ProbeReport]) -> ProbeReport:
+    """One report of all rows, from those of each block held out."""
+    test_correct = np.concatenate([report.test_correct for report in reports])
+    n = len(test_correct)
+    weights = [n - len(report.test_correct) for report in reports]
+    train_accuracy, dimension = (
+        float(np.average([getattr(report, name) for report in reports], weights=weights))
+        for name in ("train_accuracy", "effective_dimension")
+    )
+    test_accuracy = float(test_correct.mean())
+    return ProbeReport(
+        train_accuracy=train_accuracy,
+        test_accuracy=test_accuracy,
+        n_active=max(report.n_active for report in reports),
+        train_interval=_interval(train_accuracy, n),
+        test_interval=_interval(test_accuracy, n),
+        effective_dimension=dimension,
+        C=reports[0].C if len({report.C for report in reports}) == 1 else math.nan,
+        test_correct=test_correct,
+    )
+
+
+def sentiment_set(
+    model: "TransformerBridge",
+    hook: str,
+    *,
+    scale: float,
+    pooling: Pooling = "last",
+    snippets: "pd.DataFrame | None" = None,
+    progress: bool = True,
+) -> LabelledSet:
+    """The sentiment set at ``hook``, one activation a snippet.
+
+    Parameters
+    ----------
+    model
+        From `saelab.load_language_model`.
+    hook
+        A TransformerLens name, such as ``"blocks.1.hook_resid_post"``.
+    scale
+        Of the store that the SAE was trained on, ``store.scale``.
+    pooling
+        ``"last"``: the activation at the last token of the snippet + `SENTIMENT_PROMPT`. ``"mean"``: the mean over the
+        snippet's own tokens, without the prompt; those of every token are kept for `LabelledSet.encoded`.
+    snippets
+        Defaults to `saelab.load_sentiment()`. It needs the columns ``text``, ``label`` and ``hard``, whose shares
+        `LabelledSet.split` keeps, and ``block`` to hold out blocks.
+    progress
+        Show a bar.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Like `saelab.harvest_pooled`; snippets without a column that is needed.
+    """
+    from saelab.language_models import load_sentiment
+
+    frame = load_sentiment() if snippets is None else snippets
+    missing = [column for column in ("text", "label", "hard") if column not in frame]
+    if missing:
+        raise ValueError(
+            f"snippets lack the column(s) {', '.join(missing)}; see saelab.load_sentiment() for one with all"
+        )
+    store = None
+    if pooling == "mean":
+        store = harvest(model, hook, list(frame.text), scale=scale, progress=progress)
+        longest = context_length(model, None) - 2  # one more fills the context, and may have been cut
+        counts = _counts(store.text_indices[:], len(frame))
+        for index, count in enumerate(counts[:, 0].tolist()):
+            if not 1 <= count <= longest:
+                raise ValueError(
+                    f"snippet {index} has {'no' if count == 0 else f'more than {longest}'} tokens; the mean takes 1 to "
+                    f"{longest}, that fit into the context whole. Leave it out, or shorten it"
+                )
+        tokens = store.activations[:]
+        x = tokens.new_zeros(len(frame), tokens.shape[1]).index_add_(0, store.text_indices[:], tokens) / counts
+    else:
+        x = harvest_pooled(
+            model, hook, list(frame.text + SENTIMENT_PROMPT), scale=scale, pooling=pooling, progress=progress
+        )
+    return LabelledSet(
+        x=x,
+        labels=torch.tensor(frame.label.to_numpy()),
+        texts=frame.text.to_numpy(dtype=str),
+        blocks=frame.block.to_numpy(dtype=str) if "block" in frame else np.full(len(frame), "all"),
+        strata=(frame.label.astype(str) + frame.hard.astype(str)).to_numpy(dtype=str),
+        store=store,
+    )
 
 
 def sentiment_activations(
@@ -96,14 +427,93 @@ def sentiment_activations(
 
     Split with the labels and the hard snippets in equal shares; ``scale`` is that of the store the SAE was trained on.
     ``snippets`` defaults to `saelab.load_sentiment()`; it needs the columns ``text``, ``label`` and ``hard``.
+    `sentiment_set` gives the whole set, in any of its splits.
     """
-    from sklearn.model_selection import train_test_split
+    return sentiment_set(model, hook, scale=scale, snippets=snippets, progress=progress).split(test_size, seed)
 
-    from saelab.language_models import load_sentiment
 
-    frame = load_sentiment() if snippets is None else snippets
-    x = harvest_pooled(model, hook, list(frame.text + SENTIMENT_PROMPT), scale=scale, progress=progress)
-    labels = torch.tensor(frame.label.to_numpy())
-    strata = frame.label.astype(str) + frame.hard.astype(str)
-    train, test = train_test_split(np.arange(len(frame)), test_size=test_size, random_state=seed, stratify=strata)
-    return SentimentSplit(LabelledActivations(x[train], labels[train]), LabelledActivations(x[test], labels[test]))
+def _counts(text_indices: Tensor, n: int) -> Tensor:
+    """``(n, 1)``: the number of tokens of each text."""
+    return torch.bincount(text_indices, minlength=n)[:, None]
+
+
+def _array(name: str, x: Tensor) -> NDArray[Any]:
+    """``x`` as scikit-learn takes it."""
+    check_activations(x)
+    if x.ndim != 2:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}, but a probe takes rows (n, d); try x.flatten(0, -2)")
+    return x.detach().cpu().to(torch.promote_types(x.dtype, torch.float32)).numpy()  # numpy has no bfloat16
+
+
+def _arrays(name: str, x: Tensor, labels: Tensor) -> tuple[NDArray[Any], NDArray[Any]]:
+    array = _array(name, x)
+    if len(labels) != len(x):
+        raise ValueError(f"{name} has {len(x)} rows but {len(labels)} labels; give one label a row")
+    return array, labels.cpu().numpy()
+
+
+class _Fitted(NamedTuple):
+    """A probe that has seen its training part."""
+
+    model: Any
+    """Scikit-learn's."""
+    C: float
+    n_components: int | None
+
+    def components(self, x: NDArray[Any]) -> NDArray[Any]:
+        """``(n, n_components)``: what the regression weighs after a PCA."""
+        components: NDArray[Any] = self.model[:-1].transform(x) if self.n_components else x[:, :0]
+        return components
+
+
+def _fit(x: NDArray[Any], y: NDArray[Any], C: float | Sequence[float], n_components: int | None = None) -> _Fitted:
+    """Fit to columns that are not zero throughout: the others get weight zero anyway, and are left out for speed."""
+    from sklearn.decomposition import PCA
+    from sklearn.dummy import DummyClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    class_sizes = np.unique(y, return_counts=True)[1]
+    if len(class_sizes) < 2:
+        raise ValueError("the training labels hold one class only; a probe needs at least two")
+    if n_components is not None and n_components < 0:
+        raise ValueError(f"n_components must be at least 0, not {n_components}; None takes the columns as they are")
+    candidates = sorted(np.atleast_1d(np.asarray(C, dtype=float)).tolist())  # of equals the search takes the first
+    if not candidates or not all(0 < candidate < math.inf for candidate in candidates):
+        raise ValueError(f"C must be a positive number, or several to choose from, not {C!r}")
+    folds = []
+    if len(candidates) > 1:
+        if class_sizes.min() < 2:
+            raise ValueError("choosing C takes two training rows or more of each class; give one number")
+        folds = list(StratifiedKFold(min(5, class_sizes.min()), shuffle=True, random_state=0).split(x, y))
+    if n_components is not None:
+        n_components = min(n_components, *x.shape, *(len(rows) for rows, _ in folds))
+    if n_components == 0 or x.shape[1] == 0:  # nothing to learn from: the probe is the most frequent class
+        return _Fitted(DummyClassifier(strategy="most_frequent").fit(x, y), math.nan, n_components)
+    pca = [] if n_components is None else [PCA(n_components, svd_solver="full")]
+    model = make_pipeline(StandardScaler(), *pca, LogisticRegression(C=candidates[0], max_iter=1000))
+    if len(candidates) == 1:
+        return _Fitted(model.fit(x, y), candidates[0], n_components)
+    search = GridSearchCV(model, {"logisticregression__C": candidates}, cv=folds).fit(x, y)
+    return _Fitted(search.best_estimator_, search.best_params_["logisticregression__C"], n_components)
+
+
+def _interval(accuracy: float, n: int) -> tuple[float, float]:
+    """95 % percentile bootstrap: how many of ``n`` rows drawn anew are right is binomial, so no row need be drawn."""
+    right = np.random.default_rng(0).binomial(n, accuracy, size=N_RESAMPLES)
+    low, high = np.quantile(right, [0.025, 0.975]) / n
+    return float(low), float(high)
+
+
+def _participation_ratio(x: NDArray[Any]) -> float:
+    # In the precision of x, for speed: rounding is relative to the directions that vary most, and so are both traces.
+    x = x - x[0]  # exactly zero where a column is constant, which less its mean it need not be
+    x -= x.mean(axis=0)
+    largest = max(x.max(initial=0), -x.min(initial=0))
+    if largest == 0:
+        return 0.0
+    x /= largest  # squared twice below: neither too great nor too small for that
+    gram = x.T @ x if x.shape[1] < len(x) else x @ x.T  # the same eigenvalues, but for zeros
+    return float(gram.trace(dtype=np.float64) ** 2 / np.square(gram).sum(dtype=np.float64))

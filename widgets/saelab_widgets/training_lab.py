@@ -142,7 +142,7 @@ class TrainingLab(anywidget.AnyWidget):
             activations, default_sentiment = _default_data(hook, n_tokens)
             sentiment = default_sentiment if sentiment is None else sentiment
         x = activations.activations if isinstance(activations, ActivationStore) else activations
-        check_activations(x)
+        check_activations(x if isinstance(x, Tensor) else x[:1])
         if len(x) < 2 * HELD_OUT:
             raise ValueError(
                 f"activations have {len(x)} rows; at least {2 * HELD_OUT} are needed, {HELD_OUT} to measure on"
@@ -152,7 +152,9 @@ class TrainingLab(anywidget.AnyWidget):
                 f"the probe's inputs have width {sentiment.train.x.shape[1]}, the activations {x.shape[1]}; "
                 "take both from one hook"
             )
-        self._train_x, self._held_out = x[:-HELD_OUT], x[-HELD_OUT:]
+        n_train = len(x) - HELD_OUT
+        self._train_x, self._held_out = x[:n_train] if isinstance(x, Tensor) else x.first(n_train), x[n_train:]
+        self._trained_on = activations.trained_on if isinstance(activations, ActivationStore) else None
         self._sentiment = sentiment
         self._d_sae, self._seed = d_sae, seed
         self._rows: list[tuple[float, ...]] = []
@@ -250,6 +252,7 @@ class TrainingLab(anywidget.AnyWidget):
     def _build_trainer(self) -> None:
         sae = ARCHITECTURES[self.architecture](self._train_x.shape[1], self._d_sae, seed=self._seed)
         config = TrainingConfig(n_steps=self.n_steps, batch_size=BATCH_SIZE, seed=self._seed)
+        sae.trained_on = self._trained_on
         self.trainer = Trainer(sae, self._train_x, config)
         for name in _KNOB_LABELS:  # after the trainer is in place: a knob that moves meanwhile is not lost
             setattr(self.trainer, name, getattr(self, name))
