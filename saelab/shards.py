@@ -305,7 +305,7 @@ class StoredRows:
             start, stop, step = index.indices(len(self))
             if step == 1:
                 return self.usable(self._ranges([(start, max(start, stop))]))
-            index = torch.arange(start, stop, step)
+            index = torch.from_numpy(np.arange(start, stop, step))
         rows = torch.as_tensor(index)
         if rows.dtype == torch.bool:
             rows = rows.nonzero().flatten()
