@@ -125,8 +125,8 @@ class ShuffledRows(Batches):
 class ShuffledBlocks(Batches):
     """Rows on disk, without replacement, epoch by epoch: blocks in shuffled order, a pool of them in memory at a time.
 
-    The rows of a pool are shuffled among each other. Every block belongs to one process, which alone reads it: so a
-    process may have more rows of a batch than another.
+    The rows of a pool are shuffled among each other. Every block belongs to one process, in every epoch the same, which
+    alone reads it: so a process may have some more rows of a batch than another.
     """
 
     def __init__(self, rows: StoredRows, batch_size: int, seed: int, share: Share) -> None:
@@ -177,7 +177,7 @@ class ShuffledBlocks(Batches):
 
     def _read(self, blocks: Tensor) -> None:
         """Have this process's rows of a pool in memory."""
-        is_own = torch.arange(len(blocks)) % self._share.n_processes == self._share.process
+        is_own = blocks % self._share.n_processes == self._share.process
         of_row = is_own.repeat_interleave(self._rows.block_sizes(blocks))
         self._place = torch.where(of_row, of_row.cumsum(0) - 1, -1)
         self._pool = self._rows.read_blocks(blocks[is_own].tolist())
