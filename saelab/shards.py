@@ -185,7 +185,7 @@ class ShardWriter:
                 )
             self.is_complete = index["complete"]
             self.shards = open_shards(folder, index) if self.is_complete else self._begun()
-        elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        elif folder.exists() and not _is_empty(folder):
             raise FileExistsError(f"{folder} is there already and is no activation store; name a new folder")
         self._buffers: dict[str, Tensor] = {}
         self._n_buffered = 0
@@ -248,6 +248,11 @@ class ShardWriter:
         shards = [{"file": shard.path.name, "header_checksum": shard.header_checksum} for shard in self.shards]
         write_index(self._folder, {"recipe": self._recipe, "complete": True, "shards": shards, **more})
         self.is_complete = True
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether it holds nothing but what a writer left that was killed at its first file."""
+    return folder.is_dir() and all(path.name == f".{INDEX}.unfinished" for path in folder.iterdir())
 
 
 def _row_bytes(column: Tensor) -> int:
@@ -313,7 +318,7 @@ class StoredRows:
         if ((rows < -len(self)) | (rows >= len(self))).any():
             raise IndexError(f"{self!r} has no row {int(rows.abs().max())}")
         flat = torch.where(rows < 0, rows + len(self), rows).flatten()
-        return self.usable(self._gather(flat)).reshape(*rows.shape, *self.shape[1:])
+        return self.usable(self._gather(flat)).reshape((*rows.shape, *self.shape[1:]))
 
     def _ranges(self, ranges: Sequence[tuple[int, int]]) -> Tensor:
         """Rows from each ``start`` to before its ``stop``, as they are stored."""

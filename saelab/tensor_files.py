@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,17 @@ class SAEFileError(ValueError):
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     """Have ``write`` make a file that takes the place of ``path`` once it is whole and on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")  # one that was killed is overwritten
+    # In a folder of its own, for safetensors leaves files of other names beside it when it is killed.
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        write(unfinished)
-        with unfinished.open("rb") as file:
+        unfinished.mkdir(parents=True)
+        write(unfinished / path.name)
+        with (unfinished / path.name).open("rb") as file:
             os.fsync(file.fileno())
-        unfinished.replace(path)
+        (unfinished / path.name).replace(path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     return path
 
 

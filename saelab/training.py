@@ -79,6 +79,8 @@ class TrainingConfig:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, not {self.precision!r}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must lie between 0 and 1, 1 left out, not {self.betas}")
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name not in ("seed", "betas", "precision") and not 0 <= value < float("inf"):

@@ -1,5 +1,7 @@
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -561,3 +563,21 @@ def test_sentiment_split_is_stratified_fixed_and_disjoint(model: Any) -> None:
     assert torch.allclose(split.train.x, 2 * again.train.x)
     rows = np.concatenate([split.train.x.numpy(), split.test.x.numpy()])
     assert len(np.unique(rows, axis=0)) == 80
+
+
+def test_a_model_of_another_architecture_is_probed_from_a_store_on_disk_all_the_same(
+    save_llama: Callable[..., Path], tmp_path: Path
+) -> None:
+    llama = saelab.load_language_model(str(save_llama(tmp_path / "llama")))
+    frame = saelab.load_sentiment().groupby(["label", "hard"]).head(10).reset_index(drop=True)
+    frame["text"] = frame.text.str[:50]  # this model reads 32 tokens
+    for hook, d_in in (("blocks.0.hook_resid_post", 32), ("blocks.1.mlp.hook_post", 48)):
+        store = saelab.harvest(llama, hook, saelab.load_text()[:20], store=tmp_path / hook, progress=False)
+        assert store.activations.shape[1] == d_in
+        config = saelab.TrainingConfig(n_steps=20, batch_size=64, l1_coefficient=1.0)
+        sae = saelab.Trainer(saelab.GatedSAE(d_in, 64), store, config).run(progress=False).sae
+        for pooling in ("last", "mean"):
+            data = saelab.sentiment_set(llama, hook, scale=store.scale, pooling=pooling, snippets=frame, progress=False)
+            table = saelab.compare_representations(data, {"gated": sae}, progress=False).set_index("representation")
+            assert table.n_dimensions["activations"] == d_in
+            assert table.n_dimensions["PCA, k of gated"] == min(table.n_active["gated"], d_in, len(frame) * 3 // 4)

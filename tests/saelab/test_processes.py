@@ -1,5 +1,6 @@
 """Training in several processes, through `accelerate launch`, on CPUs with gloo."""
 
+import json
 import os
 import signal
 import subprocess
@@ -114,7 +115,8 @@ def test_two_processes_train_the_sae_of_one_each_on_rows_of_its_own(
 
 def test_the_command_line_trains_in_two_processes_what_it_trains_in_one(folder: Path, tmp_path: Path) -> None:
     options = ["--d-sae", "64", "--n-steps", "20", "--batch-size", "300"]
-    launched("-m", "saelab", "train", folder, tmp_path / "two", *options)
+    output = launched("-m", "saelab", "train", folder, tmp_path / "two", *options, "--json")
+    assert [json.loads(line)["step"] for line in output.splitlines() if line.startswith("{")] == [20]  # by one of them
     one = [sys.executable, "-m", "saelab", "train", str(folder), str(tmp_path / "one"), *options]
     subprocess.run(one, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True)
     assert_same_weights(saelab.load(tmp_path / "two" / CHECKPOINT), saelab.load(tmp_path / "one" / CHECKPOINT))

@@ -31,11 +31,11 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "BLOCK_BYTES", 2**14)
 
 
-def written(folder: Path, x: torch.Tensor, **more: Any) -> StoredRows:
+def written(folder: Path, x: torch.Tensor) -> StoredRows:
     """A store of one column, ``x``."""
     writer = ShardWriter(folder, {"what": "a test"})
     writer.add({"x": x})
-    writer.finish(**more)
+    writer.finish()
     return StoredRows(open_shards(folder, read_index(folder)), "x")
 
 
@@ -191,7 +191,7 @@ def test_a_harvest_killed_at_random_moments_ends_as_an_undisturbed_one(model: An
     assert n_shards == sorted(n_shards) and n_shards[0] < n_shards[-1]
     assert start(killed).wait() == 0
     for leftover in killed.glob(".*.unfinished"):
-        leftover.unlink()
+        shutil.rmtree(leftover)
     assert content(killed) == content(tmp_path / "whole")
 
 
@@ -281,7 +281,10 @@ def test_rows_on_disk_are_indexed_like_a_tensor(tmp_path: Path, small_shards: No
     folder = tmp_path / "rows"
     shutil.rmtree(folder, ignore_errors=True)
     x = torch.arange(n * 256, dtype=torch.float32).reshape(n, 256)
-    rows = written(folder, x)
+    writer = ShardWriter(folder, {"what": "a test"})
+    writer.add({"x": x, "ids": torch.arange(n, dtype=torch.int32)})
+    writer.finish()
+    rows, ids = (StoredRows(open_shards(folder, read_index(folder)), name) for name in ("x", "ids"))
     assert len(rows) == n and rows.shape == x.shape and rows.dtype == x.dtype
     start, stop = data.draw(st.integers(-n - 2, n + 2)), data.draw(st.integers(-n - 2, n + 2))
     step = data.draw(st.sampled_from([None, 1, 2, 3]))
@@ -292,6 +295,7 @@ def test_rows_on_disk_are_indexed_like_a_tensor(tmp_path: Path, small_shards: No
     mask = torch.arange(n) % 3 == 0
     assert torch.equal(rows[mask], x[mask])
     assert torch.equal(rows[n - 1], x[n - 1])
+    assert int(ids[n - 1]) == n - 1 and ids[n - 1].shape == ()
     first = data.draw(st.integers(1, n))
     assert torch.equal(rows.first(first)[:], x[:first])
     with pytest.raises(IndexError, match=f"no row {n}"):
