@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test check tutorials frontend picture lock benchmarks bench check-interchange clean
+.PHONY: help lab test check tutorials frontend picture pareto probes lock benchmarks bench check-interchange clean
 
 help:
 	@echo "make lab         open JupyterLab on the tutorials    (make lab ARGS=\"--no-browser --port 9999\")"
@@ -14,6 +14,8 @@ help:
 	@echo "make tutorials   execute the tutorials and keep their outputs"
 	@echo "make frontend    build the widgets' front end        (needs Node.js)"
 	@echo "make picture     take the README's picture of the lab anew"
+	@echo "make pareto      L0 against loss recovered and gamma, standard, rescale-and-shift and gated"
+	@echo "make probes      the probe table by layer            (both keep what they did in build/experiments)"
 	@echo "make lock        resolve requirements.lock anew"
 	@echo "make benchmarks  measure, by hand"
 	@echo "make check-interchange  trade SAEs with the real sae-lens and dictionary_learning"
@@ -50,6 +52,9 @@ frontend:
 
 picture: $(VENV)/.installed-dev
 	SAELAB_PICTURES=docs/pictures $(BIN)/python -m pytest tests/browser/test_start_here_in_jupyterlab.py -k newcomer
+
+pareto probes: $(VENV)/.installed-dev
+	$(BIN)/python docs/experiments/$@.py $(ARGS)
 
 benchmarks: $(VENV)/.installed-dev
 	for script in $(filter-out %_libraries.py,$(wildcard tests/benchmarks/[a-z]*.py)); do \

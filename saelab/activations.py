@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from saelab.autoencoders import TrainedOn, check_activations
-from saelab.shards import ShardWriter, StoredRows, StoreError, open_shards, read_index
+from saelab.shards import ShardWriter, StoredRows, StoreError, open_shards, read_index, sum_of_squares
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -394,8 +394,7 @@ class _Reading:
         stores = {}
         for hook in self.hooks:
             x = columns[hook]
-            squares = math.fsum(float(part.double().square().sum()) for part in torch.split(x, 65536))
-            scale = scales.get(hook, _scale(squares, x.shape))
+            scale = scales[hook] if hook in scales else _scale(sum_of_squares(x), x.shape)
             stores[hook] = ActivationStore(x.mul_(scale), scale, self.model.cfg.model_name, hook, *tokens)
         return stores
 
@@ -415,6 +414,7 @@ class _Reading:
                     (writer.n_rows, *writer.shards[0].columns[hook].row_shape),
                 )
                 for hook in self.hooks
+                if hook not in scales
             }
             writer.finish(scales={**found, **scales})
         return {hook: ActivationStore.open(folder, hook) for hook in self.hooks}
@@ -422,6 +422,8 @@ class _Reading:
 
 def _scale(squares: float, shape: Sequence[int]) -> float:
     """What makes E||x||^2 = d_in of activations ``(n, d_in)`` whose squares sum to ``squares``."""
+    if squares == 0:
+        raise ValueError("all activations are zero at this hook, so no scale makes E||x||^2 = d_in; give a scale")
     n, d_in = shape
     return math.sqrt(n * d_in / squares)
 

@@ -230,11 +230,7 @@ class ShardWriter:
         }
         header = {
             "n_rows": self._n_buffered,
-            "squares": {
-                name: float(tensor.double().square().sum())
-                for name, tensor in tensors.items()
-                if tensor.is_floating_point()
-            },
+            "squares": {name: sum_of_squares(tensor) for name, tensor in tensors.items() if tensor.is_floating_point()},
             "block_rows": block_rows,
             "checksums": {name: _block_checksums(tensor, block_rows[name]) for name, tensor in tensors.items()},
         }
@@ -257,6 +253,11 @@ def _is_empty(folder: Path) -> bool:
 
 def _row_bytes(column: Tensor) -> int:
     return column.element_size() * math.prod(column.shape[1:])
+
+
+def sum_of_squares(x: Tensor) -> float:
+    """Of all values, in float64, some rows at a time: a copy of all could be most of the memory."""
+    return math.fsum(float(part.double().square().sum()) for part in torch.split(x, 4096))
 
 
 def _file_name(number: int) -> str:

@@ -313,6 +313,13 @@ def test_one_hook_of_a_store_of_several_is_trained_on_and_evaluated_on(two_hooks
     assert f"Note: the SAE was trained on model_name reviews-4l, hook {HOOK}" in other.stderr
 
 
+def test_a_launcher_that_started_one_process_only_is_told_how_to_start_several(
+    harvested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # as `accelerate launch --num_processes 2` on CPUs leaves it
+    assert "for several without GPUs add --multi_gpu" in sentence(run("train", harvested, tmp_path / "run", *TINY))
+
+
 def test_several_processes_take_no_device(harvested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "_accelerator", lambda: object())
     result = run("train", harvested, tmp_path / "run", "--device", "cpu", code=2)
