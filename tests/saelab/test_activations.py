@@ -22,25 +22,25 @@ def test_harvested_activations_are_the_models_own_without_special_tokens(model: 
     texts = ["A fine film.", "Dull, and far too long for what it has to say.", "", "Superb!"]
     store = saelab.harvest(model, hook, texts, batch_size=3, progress=False)
     for index in (0, 1, 3):
-        rows = store.text_indices == index
+        rows = store.text_indices[:] == index
         assert torch.allclose(
             store.activations[rows] / store.scale, own_activation(model, hook, texts[index])[1:], atol=1e-4
         )
-    assert 0 not in store.token_ids.tolist()
+    assert 0 not in store.token_ids[:].tolist()
 
 
 def test_every_activation_can_be_traced_to_its_token(model: Any) -> None:
     texts = ["A fine film.", "Dull, and far too long."]
     store = saelab.harvest(model, HOOK, texts, progress=False)
     for index, text in enumerate(texts):
-        rows = store.text_indices == index
+        rows = store.text_indices[:] == index
         assert model.tokenizer.decode(store.token_ids[rows]) == text
         assert store.positions[rows].tolist() == list(range(int(rows.sum())))
 
 
 def test_activations_are_scaled_to_mean_squared_norm_d_in(store: ActivationStore) -> None:
     assert len(store) == 4096
-    assert float(store.activations.square().sum(dim=1).mean()) == pytest.approx(256, rel=1e-4)
+    assert float(store.activations[:].square().sum(dim=1).mean()) == pytest.approx(256, rel=1e-4)
 
 
 def test_a_second_store_can_take_the_scale_of_the_first(model: Any, store: ActivationStore) -> None:
@@ -48,7 +48,7 @@ def test_a_second_store_can_take_the_scale_of_the_first(model: Any, store: Activ
     own = saelab.harvest(model, HOOK, texts, progress=False)
     other = saelab.harvest(model, HOOK, texts, scale=store.scale, progress=False)
     assert other.scale == store.scale != own.scale
-    assert torch.allclose(other.activations / other.scale, own.activations / own.scale, atol=1e-5)
+    assert torch.allclose(other.activations[:] / other.scale, own.activations[:] / own.scale, atol=1e-5)
     with pytest.raises(ValueError, match="scale must be a positive number.*not -1"):
         saelab.harvest(model, HOOK, texts, scale=-1.0, progress=False)
 
@@ -56,8 +56,8 @@ def test_a_second_store_can_take_the_scale_of_the_first(model: Any, store: Activ
 def test_batch_size_does_not_change_what_is_harvested(model: Any) -> None:
     texts = saelab.load_text()[:7]
     one, many = (saelab.harvest(model, HOOK, texts, batch_size=n, progress=False) for n in (1, 7))
-    assert torch.equal(one.token_ids, many.token_ids)
-    assert torch.allclose(one.activations, many.activations, atol=1e-3)
+    assert torch.equal(one.token_ids[:], many.token_ids[:])
+    assert torch.allclose(one.activations[:], many.activations[:], atol=1e-3)
 
 
 def test_pooling_takes_the_last_token_or_the_mean(model: Any) -> None:

@@ -44,7 +44,7 @@ def sae(store: ActivationStore) -> StandardSAE:
 
 @pytest.fixture(scope="module")
 def codes(sae: StandardSAE, store: ActivationStore) -> Tensor:
-    return sae.encode(store.activations).detach()
+    return sae.encode(store.activations[:]).detach()
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def readings(model: Any, sae: StandardSAE, store: ActivationStore) -> list[Featu
 def best_rows(codes: Tensor, store: ActivationStore) -> list[int]:
     """Of one feature's codes ``(n,)``: the row of each text's greatest, greatest first, by plain loops."""
     best: dict[int, int] = {}
-    for row, text in enumerate(store.text_indices.tolist()):
+    for row, text in enumerate(store.text_indices[:].tolist()):
         if codes[row] > 0 and (text not in best or codes[row] > codes[best[text]]):
             best[text] = row
     return sorted(best.values(), key=lambda row: -float(codes[row]))
@@ -88,7 +88,7 @@ def test_every_token_of_a_context_has_its_own_activation_and_stays_within_its_te
 ) -> None:
     n_cut = 0
     for context in readings[PLANTED].contexts:
-        rows = (store.text_indices == context.text_index).nonzero().flatten()
+        rows = (store.text_indices[:] == context.text_index).nonzero().flatten()
         shown = rows[max(0, context.position - 12) : context.position + 7]
         assert context.peak == min(12, context.position)
         assert context.activations == pytest.approx(codes[shown, PLANTED].tolist(), abs=1e-4)
@@ -222,7 +222,7 @@ def test_another_architecture_from_a_folder_reads_alike_in_residual_stream_and_m
     store = saelab.harvest(llama, hook, saelab.load_text()[:5], progress=False)
     sae = sparse_sae(d_in)
     [reading] = read_features(llama, sae, store, features=[5], n_contexts=3, progress=False)
-    codes = sae.encode(store.activations)[:, 5].detach()
+    codes = sae.encode(store.activations[:])[:, 5].detach()
     assert [c.activation for c in reading.contexts] == pytest.approx(
         codes[best_rows(codes, store)[:3]].tolist(), abs=1e-4
     )

@@ -180,7 +180,7 @@ def test_wrong_input_gets_a_sentence(store: ActivationStore) -> None:
     with pytest.raises(ValueError, match="gated, standard, not 'topk'"):
         TrainingLab(store, architecture="topk")
     with pytest.raises(ValueError, match="NaN"):
-        TrainingLab(store.activations * float("nan"))
+        TrainingLab(store.activations[:] * float("nan"))
     lab = TrainingLab(store, d_sae=64, warm_up_steps=0)
     with pytest.raises(traitlets.TraitError):
         lab.l1_coefficient = -1.0

@@ -1,0 +1,471 @@
+"""Figures for papers and coursework, drawn with matplotlib: one style, on light and on dark pages.
+
+Colours are those of Okabe and Ito, which colour-blind eyes tell apart; every line also has a marker and a dash of its
+own, so that nothing is lost in grey. Figures are objects of their own: pyplot and its global state are never touched.
+"""
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+try:
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
+    from PIL import Image  # matplotlib's own dependency
+except ModuleNotFoundError as error:
+    if error.name != "matplotlib":
+        raise  # it is there, but broken: its own message says more
+    raise ImportError('figures need matplotlib: pip install "saelab[widgets]"') from error
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Theme = Literal["light", "dark"]
+Format = Literal["png", "pdf"]
+SCREEN_DPI = 100
+"""So that 9 inches fill the column of a notebook."""
+SAVED_DPI = 160
+
+
+class _Look(NamedTuple):
+    """What lies behind and beside the lines."""
+
+    page: str
+    ink: str
+    grid: str
+
+
+class _Mark(NamedTuple):
+    """How a line is told from the others: in colour, and without."""
+
+    light: str
+    """Its colour on a light page."""
+    dark: str
+    marker: str
+    style: Any
+    """Matplotlib's line style."""
+
+    def color(self, theme: Theme) -> str:
+        return self.light if theme == "light" else self.dark
+
+
+class _Quantity(NamedTuple):
+    label: str
+    reference: float | None = None
+    """Where a line across the figure means something."""
+
+
+_LOOKS = {"light": _Look("#ffffff", "#222222", "#e4e4e4"), "dark": _Look("#111111", "#e8e8e8", "#343434")}
+# The widgets give blue, vermillion, green and purple to L0, gamma, FVU and the probe: architectures take what is left
+# of the palette. Yellow is left out, which does not show on white.
+_INK = (_LOOKS["light"].ink, _LOOKS["dark"].ink)
+_ORANGE, _SKY = ("#E69F00", "#E69F00"), ("#56B4E9", "#56B4E9")
+_BLUE, _VERMILLION = ("#0072B2", "#56B4E9"), ("#D55E00", "#F0803C")
+_GREEN, _PURPLE = ("#009E73", "#2DBD92"), ("#CC79A7", "#D98DB6")
+_DASHED, _DOTTED = (0, (4, 1.5)), (0, (1, 1.5))
+
+_ARCHITECTURES = {
+    "standard": _Mark(*_ORANGE, "s", "-"),
+    "rescale_shift": _Mark(*_SKY, "^", _DASHED),
+    "gated": _Mark(*_INK, "o", "-"),
+    "jumprelu": _Mark(*_GREEN, "D", _DASHED),
+}
+_ARCHITECTURE_LABELS = {"rescale_shift": "rescale and shift", "jumprelu": "JumpReLU"}
+_OTHERS = (
+    _Mark(*_BLUE, "o", "-"),
+    _Mark(*_ORANGE, "s", "-"),
+    _Mark(*_GREEN, "^", _DASHED),
+    _Mark(*_PURPLE, "D", "-"),
+    _Mark(*_VERMILLION, "v", _DASHED),
+    _Mark(*_INK, "P", _DOTTED),
+)
+"""For lines that are no architectures, in order and then again."""
+_QUANTITIES = {
+    "l0": _Quantity("L0: features on per token"),
+    "l1": _Quantity("L1: sum of codes per token"),
+    "loss_recovered": _Quantity("loss recovered, as a share\n(1: the model loses nothing)", 1),
+    "score_zero": _Quantity("loss recovered, as a share\n(1: the model loses nothing; 0: zeros)", 1),
+    "score_mean": _Quantity("loss recovered, as a share\n(1: the model loses nothing; 0: the mean)", 1),
+    "gamma": _Quantity("relative reconstruction bias \N{GREEK SMALL LETTER GAMMA}\n(1: none; below: shrinkage)", 1),
+    "norm_ratio": _Quantity("norm of reconstruction / norm of input"),
+    "fvu": _Quantity("fraction of variance unexplained"),
+    "cosine_similarity": _Quantity("cosine of input and reconstruction"),
+    "n_dead": _Quantity("dead features"),
+    "spliced": _Quantity("cross-entropy with the SAE spliced in\n(nats per token)"),
+    "l1_coefficient": _Quantity("L1 coefficient"),
+    "d_sae": _Quantity("features of the SAE"),
+    "seconds": _Quantity("seconds of training"),
+}
+_SETTINGS = ("architecture", "preset", "ablations", "d_sae")
+"""Columns of `saelab.sweep` that say which SAE it is; a line through several of one compares nothing."""
+
+_RAW, _PCA_OF = "activations", "PCA, k of "  # as `saelab.compare_representations` names them
+_REPRESENTATIONS = {
+    "codes": (_Mark(*_PURPLE, "o", "-"), -0.15),
+    "activations": (_Mark(*_INK, "s", _DASHED), 0.0),
+    "PCA to as many dimensions": (_Mark(*_BLUE, "^", "-"), 0.15),
+}
+"""With the place of each beside its layer's tick, so that bars do not hide one another."""
+_PROBE_NUMBERS = ("test_accuracy", "test_low", "test_high", "train_accuracy", "n_active", "l0")
+_HELD_OUT = {
+    "stratified": "accuracy on test texts\n(a share of each kind held out)",
+    "all": "accuracy on test texts\n(each block held out in turn)",
+    "": "accuracy on test texts",
+}
+
+
+class SAEFigure(Figure):
+    """A matplotlib figure that a notebook shows where it is the last line of a cell, pyplot or no pyplot."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        width, height = self.get_size_inches() * SCREEN_DPI
+        return _drawn(self, "png", 2 * SCREEN_DPI), {"width": round(width), "height": round(height)}
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str], formats: Sequence[Format] = ("png", "pdf")) -> list[Path]:
+    """Write ``figure`` as PNG and as PDF, and give back the paths; a folder that is missing is made.
+
+    The same figure gives the same bytes, on one machine: they hold no date. The PDF has TrueType fonts inside, as
+    journals want them.
+
+    Parameters
+    ----------
+    figure
+        One of this module's, or any other of matplotlib.
+    path
+        Without an ending; ``.png`` or ``.pdf`` is left off.
+    formats
+        Which of the two to write.
+
+    Raises
+    ------
+    ValueError
+        Another format, or none.
+    """
+    if isinstance(formats, str) or not formats or not set(formats) <= set(get_args(Format)):
+        raise ValueError(f"formats must list one or more of {', '.join(get_args(Format))}, not {formats!r}")
+    path = Path(path)
+    name = path.stem if path.suffix in (".png", ".pdf") else path.name  # a name such as "l1=0.5" has no ending
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = []
+    for kind in formats:
+        file = path.parent / f"{name}.{kind}"
+        file.write_bytes(_drawn(figure, kind, SAVED_DPI))
+        written.append(file)
+    return written
+
+
+def _drawn(figure: Figure, kind: Format, dpi: int) -> bytes:
+    """The figure as a file's content, without dates and versions."""
+    changing = ("Software",) if kind == "png" else ("CreationDate", "Creator", "Producer")
+    drawn = BytesIO()
+    # For the time of drawing, and whatever the user's own settings are.
+    with matplotlib.rc_context({"pdf.fonttype": 42, "savefig.bbox": None, "savefig.facecolor": "auto"}):
+        figure.savefig(drawn, format=kind, dpi=dpi, metadata=dict.fromkeys(changing))
+    if kind == "png" and isinstance(figure, SAEFigure):
+        # Lines in a few colours, and no photograph: 256 shades look the same, and take a third of the space.
+        with Image.open(drawn) as image:
+            shades = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        drawn = BytesIO()
+        shades.save(drawn, format="png", optimize=True, dpi=(dpi, dpi))
+    return drawn.getvalue()
+
+
+def pareto(
+    table: "pd.DataFrame",
+    x: str = "l0",
+    y: str | Sequence[str] = "loss_recovered",
+    *,
+    by: str = "architecture",
+    log_x: bool | None = None,
+    theme: Theme = "light",
+    title: str | None = None,
+    size: tuple[float, float] | None = None,
+) -> SAEFigure:
+    """What a sweep pays for sparsity: ``y`` against ``x``, a line with markers for each architecture.
+
+    A thin dashed line across marks 1 where that is the best there is: for loss recovered and for gamma.
+
+    Parameters
+    ----------
+    table
+        A row for each SAE, such as `saelab.sweep` gives. A row whose ``x`` is NaN or infinite is left out; where ``y``
+        is, the line has a gap.
+    x, y
+        Names of columns. Several ``y`` have a panel each.
+    by
+        What has a line for each of its values. An architecture looks the same in every figure.
+    log_x
+        By default where all of ``x`` is positive and the largest at least four times the smallest.
+    theme
+        For a ``"light"`` page or a ``"dark"`` one.
+    title
+        Above the figure; none by default, since in a paper the caption says it.
+    size
+        Width and height in inches; two panels are 9 wide by default, the column of a notebook.
+
+    Raises
+    ------
+    TypeError, ValueError
+        What is no DataFrame; a table that is empty, lacks a column (with those it has), holds text for a number, or has
+        nothing to draw; a line through SAEs of several widths, presets or ablations; an unknown theme; the logarithm of
+        what is not positive.
+
+    Examples
+    --------
+    >>> table = sweep(makers, store, [1, 2, 4, 8])
+    >>> table["loss_recovered"] = [loss_recovered(model, hook, load(path), text).score_zero for path in table.path]
+    >>> save_figure(pareto(table, y=["loss_recovered", "gamma"]), "trade-off")
+    """
+    look = _look(theme)
+    ys = [y] if isinstance(y, str) else list(y)
+    if not ys:
+        raise ValueError("y names no column; give one or more")
+    _check_table(table, [x, *ys, by], "saelab.sweep")
+    marks = _marks(table, by)
+    along = _numbers(table, x)
+    drawable = along[np.isfinite(along)]
+    if log_x is None:
+        log_x = bool(len(drawable) and drawable.min() > 0 and drawable.max() >= 4 * drawable.min())
+    elif log_x and len(drawable) and drawable.min() <= 0:
+        raise ValueError(f"{x} holds {drawable.min():g}, which has no logarithm; leave it out, or take log_x=False")
+    figure = SAEFigure(
+        figsize=size or (max(5.5, 4.5 * len(ys)), 3.8), dpi=SCREEN_DPI, facecolor=look.page, layout="constrained"
+    )
+    for ax, name in zip(figure.subplots(1, len(ys), squeeze=False)[0], ys, strict=True):
+        up = _numbers(table, name)
+        if not (np.isfinite(along) & np.isfinite(up)).any():
+            raise ValueError(f"no row has a finite number both in {x} and in {name}, so there is nothing to draw")
+        quantity = _quantity(name)
+        _style(ax, look, _quantity(x).label, quantity.label)
+        if quantity.reference is not None:
+            ax.axhline(quantity.reference, color=look.ink, linewidth=0.9, linestyle=(0, (6, 4)), zorder=1)
+        for value, mark in marks.items():
+            rows = np.flatnonzero((table[by] == value).to_numpy() & np.isfinite(along))
+            rows = rows[np.argsort(along[rows], kind="stable")]
+            ax.plot(along[rows], np.where(np.isfinite(up[rows]), up[rows], np.nan), **_line(mark, theme))
+        if log_x:
+            _log_axis(ax)
+    handles = [Line2D([], [], label=_label(value, by), **_line(mark, theme)) for value, mark in marks.items()]
+    _heading(figure, look, title, handles)
+    return figure
+
+
+def probe_by_layer(
+    table: "pd.DataFrame",
+    *,
+    train: bool = True,
+    theme: Theme = "light",
+    title: str | None = None,
+    size: tuple[float, float] | None = None,
+) -> SAEFigure:
+    """How well a probe reads a label at each layer: from activations, from codes, and from a PCA of as many dimensions.
+
+    A column of panels for each SAE, in the order of the table, and a row for each way to hold out test texts. Filled
+    markers are test accuracies with their intervals; hollow ones on dotted lines are training accuracies. Under each
+    layer stand the SAE's L0 there and the number of its features that are on for any text, the k of the PCA.
+
+    Parameters
+    ----------
+    table
+        `saelab.compare_representations` of each layer, with the column ``layer``:
+        ``pd.concat([of_layer[n].assign(layer=n) for n in of_layer])``; an SAE has one name throughout. Needed are
+        ``layer``, ``representation`` and ``test_accuracy``; the other columns are drawn where they are. Where a number
+        is NaN, or a layer has no row, there is a gap.
+    train
+        Whether to draw training accuracies.
+    theme, title, size
+        As for `pareto`; a panel is 3 inches wide by default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        What is no DataFrame; a table that is empty, lacks a column (with those it has), holds text for a number, has
+        nothing to draw, or several rows for one point; an unknown theme.
+    """
+    look = _look(theme)
+    _check_table(table, ["layer", "representation", "test_accuracy"], "saelab.compare_representations")
+    table = table.assign(**{name: _numbers(table, name) for name in _PROBE_NUMBERS if name in table})
+    if not np.isfinite(table["test_accuracy"]).any():
+        raise ValueError("test_accuracy holds no finite number, so there is nothing to draw")
+    if "held_out" not in table:
+        table = table.assign(held_out="")
+    point = ["layer", "representation", "held_out"]
+    repeated = table[table.duplicated(point)]
+    if len(repeated):
+        which = ", ".join(f"{name} {value}" for name, value in repeated[point].iloc[0].items() if value != "")
+        raise ValueError(f"several rows are of {which}; keep one for each point")
+    saes = list(dict.fromkeys(name.removeprefix(_PCA_OF) for name in table["representation"] if name != _RAW)) or [""]
+    parts, layers = list(dict.fromkeys(table["held_out"])), sorted(set(table["layer"]))
+    figure = SAEFigure(
+        figsize=size or (max(5.5, 3.0 * len(saes)), 1.4 + 2.4 * len(parts)),
+        dpi=SCREEN_DPI,
+        facecolor=look.page,
+        layout="constrained",
+    )
+    panels = figure.subplots(len(parts), len(saes), sharex="col", sharey=True, squeeze=False)
+    for row, part in zip(panels, parts, strict=True):
+        for ax, sae in zip(row, saes, strict=True):
+            _style(ax, look, "", _HELD_OUT.get(part, f"accuracy on test texts\n({part})") if ax is row[0] else "")
+            ax.grid(visible=False, axis="x")
+            ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+            for name, (mark, shift) in zip((sae, _RAW, _PCA_OF + sae), _REPRESENTATIONS.values(), strict=True):
+                rows = table[(table["held_out"] == part) & (table["representation"] == name)]
+                # A layer without a row becomes one of NaN, and so a gap.
+                _draw_accuracies(ax, rows.set_index("layer").reindex(layers), mark, shift, theme, train)
+    for column, sae in zip(panels.T, saes, strict=True):
+        column[0].set_title(sae, color=look.ink, fontsize=10)
+        codes = table[(table["representation"] == sae) & (table["held_out"] == parts[0])]
+        codes = codes.set_index("layer").reindex(layers)
+        column[-1].set_xticks(range(len(layers)), [_tick(layer, row) for layer, row in codes.iterrows()])
+        column[-1].set_xlim(-0.5, len(layers) - 0.5)
+        column[-1].set_xlabel("layer, L0, features on for any text", color=look.ink, fontsize=10)
+    handles = [Line2D([], [], label=label, **_line(mark, theme)) for label, (mark, _) in _REPRESENTATIONS.items()]
+    if train and "train_accuracy" in table:
+        ink = _line(_REPRESENTATIONS[_RAW][0], theme) | {"marker": "o"}
+        handles.append(Line2D([], [], label="dotted: training texts", **_hollow(ink, look)))
+    _heading(figure, look, title, handles)
+    return figure
+
+
+def _draw_accuracies(ax: Axes, rows: "pd.DataFrame", mark: _Mark, shift: float, theme: Theme, train: bool) -> None:
+    """One representation in one panel; ``rows`` has one for each layer, from left to right."""
+    place = np.arange(len(rows)) + shift
+    line = _line(mark, theme)
+    test = rows["test_accuracy"].to_numpy()
+    if train and "train_accuracy" in rows:
+        ax.plot(place, rows["train_accuracy"], **_hollow(line, _LOOKS[theme]))
+    if "test_low" in rows and "test_high" in rows:
+        ax.vlines(place, rows["test_low"], rows["test_high"], color=line["color"], linewidth=1.4)
+    ax.plot(place, test, **line)
+
+
+def _tick(layer: Any, codes: "pd.Series[Any]") -> str:
+    """What stands below a layer: its name, and how many features the SAE has on there."""
+    lines = [f"{layer}"]
+    if np.isfinite(codes.get("l0", np.nan)):
+        lines.append(f"L0 {codes['l0']:.0f}")
+    if np.isfinite(codes.get("n_active", np.nan)):
+        lines.append(f"{codes['n_active']:.0f} on")
+    return "\n".join(lines)
+
+
+def _line(mark: _Mark, theme: Theme) -> dict[str, Any]:
+    """Matplotlib's arguments for a line. Markers have an outline, so that a pale colour stands out too."""
+    return {
+        "color": mark.color(theme),
+        "linestyle": mark.style,
+        "linewidth": 1.8,
+        "marker": mark.marker,
+        "markersize": 6.5,
+        "markeredgecolor": _LOOKS[theme].ink,
+        "markeredgewidth": 0.7,
+    }
+
+
+def _hollow(line: dict[str, Any], look: _Look) -> dict[str, Any]:
+    """The same line, thinner and dotted, with hollow markers."""
+    markers = {"markerfacecolor": look.page, "markeredgecolor": line["color"], "markersize": 4.5}
+    return {**line, **markers, "linestyle": _DOTTED, "linewidth": 1.2}
+
+
+def _style(ax: Axes, look: _Look, x_label: str, y_label: str) -> None:
+    """Everything that a theme decides, said outright: ticks made later would take the settings of that moment."""
+    ax.set_facecolor(look.page)
+    ax.set_axisbelow(True)
+    ax.grid(visible=True, color=look.grid, linewidth=0.7, linestyle="-", alpha=1)
+    ax.tick_params(which="both", color=look.ink, labelcolor=look.ink, labelsize=9)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(look.ink)
+    ax.set_xlabel(x_label, color=look.ink, fontsize=10)
+    ax.set_ylabel(y_label, color=look.ink, fontsize=10)
+
+
+def _log_axis(ax: Axes) -> None:
+    """Plain numbers at 1, 2 and 5: powers of ten alone would often be a single tick."""
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_minor_locator(NullLocator())
+
+
+def _heading(figure: Figure, look: _Look, title: str | None, handles: Sequence[Line2D]) -> None:
+    """One legend above all panels. The title is the legend's: a figure's own would lie on top of it."""
+    inches = [0.75 + 0.07 * len(str(handle.get_label())) for handle in handles]  # roughly
+    a_row = len(handles) if sum(inches) <= figure.get_figwidth() else max(1, int(figure.get_figwidth() / max(inches)))
+    n_rows = math.ceil(len(handles) / a_row)
+    legend = figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=math.ceil(len(handles) / n_rows),  # no row with a single entry below full ones
+        frameon=False,
+        fontsize=9.5,
+        labelcolor=look.ink,
+        handlelength=3,
+        title=title,
+        title_fontsize=11,
+    )
+    legend.get_title().set_color(look.ink)
+
+
+def _look(theme: Theme) -> _Look:
+    if theme not in _LOOKS:
+        raise ValueError(f"theme must be one of {', '.join(_LOOKS)}, not {theme!r}")
+    return _LOOKS[theme]
+
+
+def _quantity(column: str) -> _Quantity:
+    return _QUANTITIES.get(column, _Quantity(column.replace("_", " ")))
+
+
+def _marks(table: "pd.DataFrame", by: str) -> dict[Any, _Mark]:
+    """How each value of ``by`` is drawn, in the order of the legend."""
+    values = list(dict.fromkeys(table[by]))
+    if table[by].isna().any():
+        raise ValueError(f"{by} is missing in {table[by].isna().sum()} row(s); fill it in, or leave them out")
+    for setting in _SETTINGS:
+        for value in values if setting in table and setting != by else ():
+            several = table.loc[table[by] == value, setting].drop_duplicates()  # NaN once: what a CSV has for ""
+            if len(several) > 1:
+                raise ValueError(
+                    f"the line of {by} {value!r} would run through several {setting}: {', '.join(map(repr, several))}; "
+                    f"choose with table[table[{setting!r}] == ...], or draw by={setting!r}"
+                )
+    known = {value: mark for value, mark in _ARCHITECTURES.items() if value in values}
+    others = [value for value in values if value not in known]
+    return known | {value: _OTHERS[index % len(_OTHERS)] for index, value in enumerate(others)}
+
+
+def _label(value: object, by: str) -> str:
+    if by == "architecture":
+        return _ARCHITECTURE_LABELS.get(str(value), str(value))
+    return f"{by.replace('_', ' ')}: {value if value != '' else 'none'}"
+
+
+def _check_table(table: "pd.DataFrame", columns: Iterable[str], source: str) -> None:
+    import pandas as pd
+
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(f"table must be a pandas DataFrame, such as that of {source}, not a {type(table).__name__}")
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise ValueError(f"the table has no column {', '.join(missing)}; it has {', '.join(map(str, table.columns))}")
+    if table.empty:
+        raise ValueError("the table has no rows; there is nothing to draw")
+
+
+def _numbers(table: "pd.DataFrame", column: str) -> NDArray[np.float64]:
+    """A column as it can be drawn; None is NaN."""
+    try:
+        return table[column].to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"column {column} must hold numbers: {error}") from error
