@@ -141,8 +141,6 @@ def main() -> None:
 
     folder = arguments.folder / ("probes-quick" if arguments.quick else "probes")
     table = experiment(QUICK if arguments.quick else FULL, folder)
-    print(markdown(table))
-
     tables = [folder / "table"]
     pictures = folder
     if not arguments.quick:  # the run that the repository shows
@@ -156,6 +154,7 @@ def main() -> None:
     for theme in ("light", "dark"):
         figure = probe_by_layer(shown, theme=theme)
         save_figure(figure, pictures / f"probe_by_layer-{theme}", ["png", "pdf"] if theme == "light" else ["png"])
+    print(markdown(table))
 
 
 if __name__ == "__main__":

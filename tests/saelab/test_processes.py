@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -134,13 +135,13 @@ def test_a_killed_worker_or_a_told_launcher_ends_the_run_with_a_checkpoint_to_go
     while not (run / CHECKPOINT).exists():
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
-    workers = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    workers = [child.pid for child in psutil.Process(process.pid).children()]
     assert len(workers) == 2
     os.kill(workers[1] if stopped_by == signal.SIGKILL else process.pid, stopped_by)
     process.communicate(timeout=60)
     assert process.returncode != 0
     for worker in workers:
-        assert not Path(f"/proc/{worker}").exists()
+        assert not psutil.pid_exists(worker)
     store = ActivationStore.open(folder)
     resumed = saelab.Trainer.resume(run, store)
     n_steps = resumed.n_steps_done
