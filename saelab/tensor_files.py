@@ -29,6 +29,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
         write(unfinished / path.name)
         with (unfinished / path.name).open("rb") as file:
             os.fsync(file.fileno())
+        # Readable by whom this user's files are by default, as the folder shows; safetensors' are by their owner alone.
+        (unfinished / path.name).chmod(unfinished.stat().st_mode & 0o666)
         (unfinished / path.name).replace(path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

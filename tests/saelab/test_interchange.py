@@ -242,6 +242,12 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_by_bit_where_an_undisturb
     assert not unfinished.exists()
 
 
+def test_a_file_can_be_read_by_whom_the_users_other_files_can(tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    path = save(example()[0], tmp_path / "sae.safetensors")
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_no_pickle_is_in_a_checkpoint(tmp_path: Path) -> None:
     sae, x = example()
     Trainer(sae, x, TrainingConfig(n_steps=2, batch_size=64), folder=tmp_path).run(progress=False)
