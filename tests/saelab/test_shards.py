@@ -43,7 +43,8 @@ def read_all(folder: Path) -> None:
     for hook in HOOKS:
         store = ActivationStore.open(folder, hook)
         for column in (store.activations, store.token_ids, store.text_indices, store.positions):
-            assert len(column[:]) == len(store)
+            for start in range(0, len(store), 3):  # blocks are of 4 or 16: most are come upon alone
+                column[start : start + 3]
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -228,21 +229,31 @@ def intact(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_a_flipped_bit_anywhere_is_found_and_its_file_named(intact: Path, tmp_path: Path, data: st.DataObject) -> None:
-    folder = tmp_path / "flipped"
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(intact, folder)
-    path = data.draw(st.sampled_from(sorted(folder.iterdir())))
-    content = bytearray(path.read_bytes())
-    header = 8 + int.from_bytes(content[:8], "little")
-    in_header = data.draw(st.booleans())  # a small part of a shard, but the part that can be misunderstood
-    last = min(header, len(content)) - 1 if in_header and path.suffix == ".safetensors" else len(content) - 1
-    content[data.draw(st.integers(0, last))] ^= 1 << data.draw(st.integers(0, 7))
-    path.write_bytes(content)
-    with pytest.raises(StoreError, match=path.name):
-        read_all(folder)
+def test_a_flipped_bit_anywhere_is_found_and_its_file_named(intact: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(intact, tmp_path / "flipped")
+    draw = random.Random(0)  # evenly over a file, which hypothesis' integers are not
+    for _ in range(120):
+        path = draw.choice(sorted(folder.glob("*.safetensors")))
+        content = path.read_bytes()
+        header = 8 + int.from_bytes(content[:8], "little")
+        place = draw.randrange(draw.choice([header, len(content)]))  # half of them where they can be misunderstood
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << draw.randrange(8)
+        path.write_bytes(flipped)
+        with pytest.raises(StoreError, match=path.name):
+            read_all(folder)
+        path.write_bytes(content)
+    read_all(folder)
+
+
+def test_a_flipped_bit_in_any_byte_of_the_index_is_found(intact: Path, tmp_path: Path) -> None:
+    content = (intact / "index.json").read_bytes()
+    for place in range(len(content)):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << place % 8
+        (tmp_path / "index.json").write_bytes(flipped)
+        with pytest.raises(StoreError, match=r"index\.json"):
+            read_index(tmp_path)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.999])
