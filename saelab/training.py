@@ -514,6 +514,7 @@ class _HeldSignals:
 
     def __enter__(self) -> "_HeldSignals":
         self.asked.clear()
+        self._before.clear()
         if threading.current_thread() is threading.main_thread():  # no other may, and none arrives in another
             for number in (signal.SIGINT, signal.SIGTERM):
                 default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL

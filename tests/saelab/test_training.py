@@ -2,6 +2,8 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -174,6 +176,14 @@ def test_an_iterable_that_ends_or_gives_something_wrong_says_so() -> None:
         Trainer(StandardSAE(16, 64), [torch.randn(10, 8)], config()).step()
     with pytest.raises(ValueError, match=r"a batch must be \(batch, d_in\)"):
         Trainer(StandardSAE(16, 64), [torch.randn(2, 5, 16)], config()).step()
+
+
+def test_run_goes_on_in_a_thread_after_it_ran_in_the_main_one() -> None:
+    trainer = Trainer(StandardSAE(16, 64), planted(), config(n_steps=2)).run(progress=False)
+    trainer.config = replace(trainer.config, n_steps=4)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(trainer.run, progress=False).result()
+    assert trainer.n_steps_done == 4
 
 
 def test_an_interrupt_waits_for_the_step_and_run_goes_on_from_there() -> None:
