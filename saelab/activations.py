@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from saelab.autoencoders import TrainedOn, check_activations
-from saelab.shards import ShardWriter, StoredRows, StoreError, open_shards, read_index, sum_of_squares
+from saelab.shards import Shard, ShardWriter, StoredRows, StoreError, open_shards, read_index, sum_of_squares
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -81,10 +81,12 @@ class ActivationStore:
             hook = next(iter(scales))
         if hook is None or hook not in scales:
             raise ValueError(f"{folder} holds activations of {', '.join(scales)}; name one as hook, not {hook!r}")
-        shards = open_shards(folder, index)
-        tokens = (StoredRows(shards, name) for name in TOKEN_COLUMNS)
-        activations = StoredRows(shards, hook, scale=scales[hook])
-        return cls(activations, scales[hook], index["recipe"]["model"], hook, *tokens)
+        return _stored(open_shards(folder, index), index["recipe"]["model"], hook, scales[hook])
+
+
+def _stored(shards: Sequence[Shard], model_name: str, hook: str, scale: float) -> ActivationStore:
+    tokens = (StoredRows(shards, name) for name in TOKEN_COLUMNS)
+    return ActivationStore(StoredRows(shards, hook, scale=scale), scale, model_name, hook, *tokens)
 
 
 def check_hook(model: "TransformerBridge", hook: str) -> None:
@@ -111,6 +113,16 @@ def check_texts(texts: Sequence[str]) -> None:
             raise TypeError(f"text must be a list of strings, but item {index} is a {type(text).__name__}")
 
 
+def check_at_hook(hook: str, x: object) -> None:
+    """Raise a ValueError where what ``hook`` holds is no activations ``(batch, tokens, d_in)``."""
+    if not isinstance(x, Tensor) or x.ndim != 3 or not x.is_floating_point():
+        got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(
+            f"{hook} holds {got}; expected activations (batch, tokens, d_in), such as those of hook_resid_post or "
+            "mlp.hook_post"
+        )
+
+
 class _AllSeen(Exception):
     """Every hook that was asked for has been seen; what lies above needs no computing."""
 
@@ -124,12 +136,7 @@ def hook_values(model: "TransformerBridge", hooks: Sequence[str], ids: Tensor) -
     seen: dict[str, Tensor] = {}
 
     def keep(x: Tensor, hook: Any, name: str) -> None:
-        if not isinstance(x, Tensor) or x.ndim != 3 or not x.is_floating_point():
-            got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-            raise ValueError(
-                f"{name} holds {got}; expected activations (batch, tokens, d_in), such as those of hook_resid_post or "
-                "mlp.hook_post"
-            )
+        check_at_hook(name, x)
         seen[name] = x
         if len(seen) == len(hooks):
             raise _AllSeen
@@ -417,7 +424,8 @@ class _Reading:
                 if hook not in scales
             }
             writer.finish(scales={**found, **scales})
-        return {hook: ActivationStore.open(folder, hook) for hook in self.hooks}
+        scales = read_index(folder)["scales"]
+        return {hook: _stored(writer.shards, self.model.cfg.model_name, hook, scales[hook]) for hook in self.hooks}
 
 
 def _scale(squares: float, shape: Sequence[int]) -> float:

@@ -70,10 +70,6 @@ class Shard:
     header_checksum: int
     """CRC-32 of all that lies before the rows."""
 
-    @property
-    def n_bytes(self) -> int:
-        return self.path.stat().st_size
-
     def rows(self, column: str) -> np.ndarray:
         """The column ``(n_rows, ...)``, mapped: it takes memory only where it is read, and none when dropped."""
         where = self.columns[column]
@@ -107,8 +103,9 @@ def open_shard(path: Path) -> Shard:
         end = len(header) + max(field["data_offsets"][1] for field in fields.values())
     except (ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError) as error:
         raise StoreError(f"{path}: its header cannot be read ({error!r}); harvest into a new folder") from error
-    if shard.n_bytes != end:
-        raise StoreError(f"{path}: it has {shard.n_bytes:,} bytes instead of {end:,}; harvest into a new folder")
+    n_bytes = path.stat().st_size
+    if n_bytes != end:
+        raise StoreError(f"{path}: it has {n_bytes:,} bytes instead of {end:,}; harvest into a new folder")
     return shard
 
 

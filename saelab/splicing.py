@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from saelab.activations import check_hook, check_texts, context_length, hook_batches, is_special
+from saelab.activations import check_at_hook, check_hook, check_texts, context_length, hook_batches, is_special
 from saelab.autoencoders import SparseAutoencoder
 from saelab.metrics import table
 
@@ -164,11 +164,7 @@ def _check_spliceable(model: "TransformerBridge", hook: str, sae: Reconstruct, s
 
 
 def _check_width(hook: str, x: Tensor, sae: Reconstruct) -> None:
-    if x.ndim != 3 or not x.is_floating_point():
-        raise ValueError(
-            f"{hook} holds {x.dtype} of shape {tuple(x.shape)}; expected activations (batch, tokens, d_in), "
-            "such as those of hook_resid_post or mlp.hook_post"
-        )
+    check_at_hook(hook, x)
     if isinstance(sae, SparseAutoencoder) and x.shape[-1] != sae.d_in:
         raise ValueError(
             f"{hook} has width {x.shape[-1]}, but this SAE was made for d_in={sae.d_in}; "

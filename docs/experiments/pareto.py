@@ -22,6 +22,7 @@ import pandas as pd
 
 import saelab
 from saelab.figures import pareto, save_figure
+from saelab.tensor_files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 HOOK = "blocks.1.hook_resid_post"
@@ -87,9 +88,7 @@ def recovered(model: Any, hook: str, path: str, texts: Sequence[str]) -> dict[st
     kept = Path(path).with_suffix(".loss.json")
     if not kept.exists():
         measured = saelab.loss_recovered(model, hook, saelab.load(path), texts, progress=False)
-        partial_file = kept.with_suffix(".partial")
-        partial_file.write_text(json.dumps(measured.as_dict()))
-        partial_file.replace(kept)  # in one go, should the script be stopped here
+        write_atomically(kept, lambda path: path.write_text(json.dumps(measured.as_dict())))
     losses: dict[str, float] = json.loads(kept.read_text())
     return losses
 

@@ -22,6 +22,7 @@ import pandas as pd
 
 import saelab
 from saelab.figures import probe_by_layer, save_figure
+from saelab.tensor_files import write_atomically
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -84,9 +85,7 @@ def probed(
         tables = [
             saelab.compare_representations(data, saes, C=C, held_out=held_out) for held_out in ("stratified", "block")
         ]
-        partial_file = kept.with_suffix(".partial")
-        pd.concat(tables).to_csv(partial_file, index=False)
-        partial_file.replace(kept)  # in one go, should the script be stopped here
+        write_atomically(kept, lambda path: pd.concat(tables).to_csv(path, index=False))
     return pd.read_csv(kept)
 
 
