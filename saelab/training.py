@@ -323,7 +323,7 @@ class Trainer:
         start = time.perf_counter()
         done = self.n_steps_done
         lr = self.lr * self._lr_schedule(done)
-        l1 = self.l1_coefficient * min(1.0, (done + 1) / max(1, self.config.l1_warmup_steps))
+        l1 = self._l1_now(done)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         batch = self._batches.draw()
@@ -342,6 +342,21 @@ class Trainer:
         self.records.append(record)
         self.seconds += time.perf_counter() - start
         return record
+
+    @torch.no_grad()
+    def measure(self, x: Tensor) -> TrainingRecord:
+        """What `step` would record of ``x`` ``(n, d_in)`` as things stand, without learning from it.
+
+        The loss is that of the next step, with the L1 coefficient on its way up if it is; ``n_dead`` is of training.
+        """
+        W, done = self.sae.W_enc, self.n_steps_done
+        x = x.to(device=W.device, dtype=W.dtype)
+        l1 = self._l1_now(done)
+        result = self.sae.training_pass(x, l1_coefficient=l1, aux_coefficient=self.aux_coefficient)
+        return self._record(done, _sums(x, result), len(x), l1, self.lr * self._lr_schedule(done))
+
+    def _l1_now(self, done: int) -> float:
+        return self.l1_coefficient * min(1.0, (done + 1) / max(1, self.config.l1_warmup_steps))
 
     def __iter__(self) -> Iterator[TrainingRecord]:
         """Steps up to ``config.n_steps``, each as it is taken."""

@@ -12,10 +12,12 @@ from typing import Any, Protocol
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
+from saelab_widgets.instrument import Instrument
 
 sys.path.insert(0, str(Path(__file__).parent))
 from chromium import find_chromium  # type: ignore[import-not-found]
 
+NOT_THE_WIDGETS_OWN = ("_esm", "_css", "layout", "tabbable", "tooltip")
 STATIC = Path(__file__).parents[2] / "widgets" / "saelab_widgets" / "static"
 FLAGS = (
     "--disable-gpu",
@@ -39,6 +41,10 @@ class MockModel {
   }
   save_changes() { this.saved.push(this.pending); this.pending = {}; }
   send(content) { this.sent.push(content); }
+  // What the kernel sends: an answer to a message, by default to the last one.
+  answer(id = this.sent.at(-1)?.id) {
+    for (const handler of this.handlers['msg:custom'] ?? []) handler({ kind: 'done', id });
+  }
   on(event, handler) { (this.handlers[event] ??= []).push(handler); }
   off(event, handler) { this.handlers[event] = (this.handlers[event] ?? []).filter((other) => other !== handler); }
   get listeners() { return Object.values(this.handlers).flat().length; }
@@ -61,10 +67,19 @@ THEMES = {
 
 
 class Mount(Protocol):
-    """Render a built widget on a mock model, which is then ``window.model``; ``window.dispose`` ends it."""
+    """Render a built widget on a mock model, which is then ``window.model``; ``window.dispose`` ends it.
+
+    ``traits`` may be a widget itself: its state as the kernel would send it.
+    """
 
     def __call__(
-        self, name: str, traits: Mapping[str, Any], *, theme: str = "light", body: str | None = None, width: int = 1000
+        self,
+        name: str,
+        traits: Mapping[str, Any] | Instrument,
+        *,
+        theme: str = "light",
+        body: str | None = None,
+        width: int = 1000,
     ) -> Page: ...
 
 
@@ -111,11 +126,22 @@ def mount(page: Page) -> Mount:
     def to_javascript(value: object) -> str:
         if isinstance(value, bytes):
             return f"dataView({json.dumps(base64.b64encode(value).decode())})"
-        return json.dumps(value)
+        if isinstance(value, Mapping):
+            return "{" + ", ".join(f"{json.dumps(name)}: {to_javascript(inner)}" for name, inner in value.items()) + "}"
+        if isinstance(value, list | tuple):
+            return "[" + ", ".join(map(to_javascript, value)) + "]"
+        return json.dumps(value)  # NaN is JavaScript's, too
 
     def _mount(
-        name: str, traits: Mapping[str, Any], *, theme: str = "light", body: str | None = None, width: int = 1000
+        name: str,
+        traits: Mapping[str, Any] | Instrument,
+        *,
+        theme: str = "light",
+        body: str | None = None,
+        width: int = 1000,
     ) -> Page:
+        if isinstance(traits, Instrument):
+            traits = {key: value for key, value in traits.get_state().items() if key not in NOT_THE_WIDGETS_OWN}
         light, style = THEMES[theme]
         attributes = f'data-jp-theme-light="{light}" style="{style}"' if body is None else body
         html = (
@@ -129,11 +155,11 @@ def mount(page: Page) -> Mount:
         page.route("**/widget.css", lambda route: route.fulfill(content_type="text/css", body=css))
         page.route("**/widget.js*", lambda route: route.fulfill(content_type="text/javascript", body=script))
         page.goto("http://widget.test/")
-        state = ", ".join(f"{json.dumps(key)}: {to_javascript(value)}" for key, value in traits.items())
+        state = to_javascript(traits)
         page.evaluate(
             f"""async () => {{
                 {MOCK_MODEL}
-                window.model = new MockModel({{ {state} }});
+                window.model = new MockModel({state});
                 const widget = (await import('/widget.js')).default;
                 window.dispose = await widget.render({{ model, el: document.getElementById('cell') }});
             }}"""

@@ -15,6 +15,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page
 
 COLUMNS = ["step", "l0", "gamma", "fvu", "probe_accuracy", "probe_train_accuracy", "n_active"]
+HELLO = {"kind": "hello", "need": [], "id": 1}
 Row = Sequence[float]
 Mount = Callable[..., Page]
 
@@ -62,7 +63,7 @@ def chart(column: str, label: str, color: str, **changes: Any) -> dict[str, Any]
         "domain": [None, None],
         "scale": "linear",
         "reference": None,
-        "secondary": None,
+        "others": [],
         "digits": 3,
     }
     return {"column": column, "label": label, "color": color, **defaults, **changes}
@@ -72,7 +73,16 @@ def traits(**changes: Any) -> dict[str, Any]:
     rows = training_rows()
     state: dict[str, Any] = {
         "architecture": "gated",
-        "architectures": [{"value": "gated", "label": "Gated"}, {"value": "standard", "label": "Standard"}],
+        "preset": "paper",
+        "ablations": [],
+        "seed": 0,
+        "options": {
+            "architecture": [{"value": "gated", "label": "Gated"}, {"value": "standard", "label": "Standard"}],
+            "preset": [{"value": "paper", "label": "paper"}, {"value": "norm_weighted", "label": "norm-weighted"}],
+            "ablations": [{"value": "no_r_mag", "label": "no r_mag"}],
+        },
+        "runs": [],
+        "kernel": True,
         "l1_coefficient": 8.0,
         "aux_coefficient": 1.0,
         "gate_threshold": 0.0,
@@ -150,7 +160,7 @@ def traits(**changes: Any) -> dict[str, Any]:
                 "Sentiment probe",
                 "probe",
                 help="Held-out accuracy;",
-                secondary="probe_train_accuracy",
+                others=[{"column": "probe_train_accuracy", "label": "training", "color": "probe"}],
                 reference={"value": 0.5, "label": "chance"},
                 domain=[None, 1],
             ),
@@ -249,15 +259,15 @@ def test_a_buffer_that_arrives_as_in_colab_is_read(mount: Mount) -> None:
 def test_a_buffer_that_was_dropped_is_asked_for_once(mount: Mount) -> None:
     page = mount("training_lab", traits(history=None))
     wait_for_draws(page)
-    assert page.evaluate("() => model.sent") == [{"kind": "need"}]
+    assert page.evaluate("() => model.sent") == [{**HELLO, "need": ["history"]}]
     send_history(page, training_rows(20))
     assert page.evaluate("() => model.sent.length") == 1
 
 
-def test_nothing_is_asked_for_before_the_first_step(mount: Mount) -> None:
+def test_before_the_first_step_nothing_is_drawn(mount: Mount) -> None:
     page = mount("training_lab", traits(history=b"", step=0))
     wait_for_draws(page)
-    assert page.evaluate("() => model.sent") == []
+    assert page.evaluate("() => model.sent") == [{**HELLO, "need": ["history"]}]
     assert page.locator('[data-chart="l0"] .saelab-chart-value').text_content() == "–"
     assert page.get_by_role("img").first.get_attribute("aria-label") == "Active features (L0): not measured yet."
 
@@ -273,7 +283,7 @@ def test_start_pause_and_reset_reach_the_kernel(mount: Mount) -> None:
     assert trait(page, "running") is False
     page.get_by_role("button", name="Start").wait_for()
     page.locator('[data-action="reset"]').click()
-    assert page.evaluate("() => model.sent") == [{"kind": "reset"}]
+    assert page.evaluate("() => model.sent") == [HELLO, {"kind": "reset", "id": 2}]
 
 
 def test_start_becomes_pause_without_changing_its_size(mount: Mount) -> None:
@@ -417,7 +427,8 @@ def test_text_from_python_is_never_markup(mount: Mount) -> None:
             "reference": {"value": 9, "label": attack},
         }
     ]
-    state["architectures"] = [{"value": "gated", "label": attack}]
+    state["options"] = {name: [{"value": "gated", "label": attack}] for name in state["options"]}
+    state["runs"] = [{"label": attack, "history": state["history"], "kept": True}]
     page = mount("training_lab", state)
     wait_for_draws(page)
     page.wait_for_selector("path.saelab-line[d^=M]")
@@ -541,13 +552,14 @@ def test_axe_finds_no_violations(mount: Mount, theme: str, architecture: str) ->
 def test_the_keyboard_reaches_every_control_and_shows_where_it_is(mount: Mount) -> None:
     page = mount("training_lab", traits())
     reached = []
-    for _ in range(9):
+    for _ in range(15):
         page.keyboard.press("Tab")
         focused = page.evaluate(
             """() => {
                 const e = document.activeElement, style = getComputedStyle(e);
-                const { action, knob, architecture } = e.dataset;
-                const name = action ?? knob ?? architecture ?? e.getAttribute('aria-label');
+                const { action, knob, architecture, select, ablations, number } = e.dataset;
+                const name = action ?? knob ?? architecture ?? select ?? ablations ?? number
+                    ?? e.getAttribute('aria-label');
                 return { name, ring: style.outlineStyle === 'solid' && parseFloat(style.outlineWidth) >= 2,
                          keeps: e.dataset.lmSuppressShortcuts };
             }"""
@@ -557,8 +569,14 @@ def test_the_keyboard_reaches_every_control_and_shows_where_it_is(mount: Mount) 
         reached.append(focused["name"])
     assert reached == [
         "toggle",
+        "step",
         "reset",
+        "keep",
+        "export",
         "gated",
+        "preset",
+        "no_r_mag",
+        "seed",
         "l1_coefficient",
         "Reset L1 penalty to 2.00",
         "aux_coefficient",

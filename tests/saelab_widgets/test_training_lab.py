@@ -94,7 +94,7 @@ def test_choosing_an_architecture_starts_anew_and_goes_on_if_it_ran(lab: Trainin
 def test_reset_starts_from_the_same_weights_with_the_knobs_as_they_stand(lab: TrainingLab) -> None:
     fresh = GatedSAE(256, 128, seed=0)
     lab.l1_coefficient = 9.0
-    lab._on_message(lab, {"kind": "reset"}, [])
+    lab._receive(lab, {"kind": "reset", "id": 1}, [])
     assert torch.equal(lab.sae.W_dec, fresh.W_dec)
     assert lab.step == 0 and lab.events == [] and lab.trainer.l1_coefficient == 9.0
     assert list(lab.history_frame().step) == [0]
@@ -135,7 +135,7 @@ def test_an_error_while_training_is_shown_in_the_widget(lab: TrainingLab) -> Non
 
 def test_history_on_the_screen_stays_small_and_ends_with_the_newest_row(lab: TrainingLab) -> None:
     for step in range(21, 3000):
-        lab._add_row((float(step), 1.0, 1.0, 1.0, math.nan, math.nan, math.nan))
+        lab._add_row((float(step), 1.0, 1.0, 1.0, math.nan, math.nan, math.nan, *[1.0] * 5))
     steps = [row[0] for row in lab._rows]
     assert len(steps) <= MAX_ROWS and steps[-1] == 2999 and steps == sorted(set(steps)) and steps[0] < 40
 
@@ -154,7 +154,7 @@ def test_an_observer_may_turn_a_knob_and_pause_from_within_the_run(lab: Training
 
 def test_a_lab_without_a_probe_has_three_charts(store: ActivationStore) -> None:
     lab = TrainingLab(store, d_sae=64, warm_up_steps=1)
-    assert [chart["column"] for chart in lab.charts] == ["l0", "gamma", "fvu"]
+    assert [chart["column"] for chart in lab.charts] == ["l0", "gamma", "fvu", "n_dead", "loss"]
 
 
 def test_where_no_widget_can_run_there_is_a_picture(lab: TrainingLab) -> None:
@@ -168,8 +168,8 @@ def test_where_no_widget_can_run_there_is_a_picture(lab: TrainingLab) -> None:
 def test_a_buffer_that_colab_dropped_is_sent_again(lab: TrainingLab, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[object] = []
     monkeypatch.setattr(lab, "send_state", sent.append)
-    lab._on_message(lab, {"kind": "need"}, [])
-    assert sent == ["history"]
+    lab._receive(lab, {"kind": "hello", "need": ["history", "no such trait"], "id": 1}, [])
+    assert sent == [["history"]]
 
 
 def test_wrong_input_gets_a_sentence(store: ActivationStore) -> None:

@@ -1,12 +1,14 @@
 // Bundles each widget into one self-contained file, because anywidget loads it from a blob URL where no relative import works.
-import { readFile, writeFile } from "node:fs/promises";
+import { readdir, readFile, writeFile } from "node:fs/promises";
 import { build } from "esbuild";
 
-const WIDGETS = ["training_lab"];
+// Every script in src/widgets/ is a widget's entry, but for parts that a widget has in a file of its own (name.part.ts).
+const entries = (await readdir("src/widgets")).filter((name) => /^[a-z_]+\.ts$/.test(name)).sort();
 const OUT = "../saelab_widgets/static";
 
 const { metafile } = await build({
-  entryPoints: WIDGETS.map((name) => `src/${name}.ts`),
+  entryPoints: [...entries.map((name) => `src/widgets/${name}`), "src/standalone.ts"],
+  entryNames: "[name]",
   outdir: OUT,
   bundle: true,
   minify: true,

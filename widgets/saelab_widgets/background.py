@@ -14,18 +14,29 @@ PUBLISH_SECONDS = 1 / 12
 SMALL_MACHINE_CORES = 2
 
 
+_threads_lock = threading.Lock()
+_threads_before: list[int] = []
+"""What torch's threads were before each of those that run with one now."""
+
+
 @contextmanager
-def _one_torch_thread_on_small_machines() -> Iterator[None]:
-    """On one or two cores a second torch thread gains little and takes the browser's time."""
-    before = torch.get_num_threads()
-    small = (os.cpu_count() or 1) <= SMALL_MACHINE_CORES
-    if small:
-        torch.set_num_threads(1)
+def one_torch_thread_on_small_machines() -> Iterator[None]:
+    """On one or two cores a second torch thread gains little, takes the browser's time, and loses it all where another
+    thread computes too. Contexts of several threads may overlap: the last to leave restores what the first found.
+    """
+    if (os.cpu_count() or 1) > SMALL_MACHINE_CORES:
+        yield
+        return
+    with _threads_lock:
+        _threads_before.append(_threads_before[0] if _threads_before else torch.get_num_threads())
+        torch.set_num_threads(1)  # in each thread, since OpenMP counts by thread
     try:
         yield
     finally:
-        if small:
-            torch.set_num_threads(before)
+        with _threads_lock:
+            before = _threads_before.pop()
+            if not _threads_before:
+                torch.set_num_threads(before)
 
 
 class BackgroundLoop:
@@ -90,7 +101,7 @@ class BackgroundLoop:
     def _main(self) -> None:
         error: Exception | None = None
         try:
-            with _one_torch_thread_on_small_machines():
+            with one_torch_thread_on_small_machines():
                 published = 0.0
                 while not self._stop.is_set() and self._step():
                     if time.monotonic() - published >= PUBLISH_SECONDS:
@@ -103,3 +114,49 @@ class BackgroundLoop:
             self._ended(error)
         finally:
             self._done.set()
+
+
+class LatestTask:
+    """Run jobs in a daemon thread, one at a time and the newest only: one that waits gives way to a newer one.
+
+    A job checks `superseded` now and then where it takes long, and returns early. ``failed`` is called with the
+    exception of a job that raises one. The thread ends when there is no job.
+    """
+
+    def __init__(self, failed: Callable[[Exception], None]) -> None:
+        self._failed = failed
+        self._next: Callable[[], None] | None = None
+        self._idle = threading.Event()
+        self._idle.set()
+        self._lock = threading.Lock()
+
+    @property
+    def superseded(self) -> bool:
+        """Whether another job waits for the one that runs."""
+        return self._next is not None
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Run ``job`` next, in place of one that has not begun."""
+        with self._lock:
+            self._next = job
+            if self._idle.is_set():
+                self._idle.clear()
+                threading.Thread(target=self._main, daemon=True, name="saelab-latest-task").start()
+
+    def wait(self, timeout: float = 60.0) -> None:
+        """Wait until no job runs or waits. Raises TimeoutError."""
+        if not self._idle.wait(timeout):
+            raise TimeoutError(f"the background task has not ended within {timeout:g} s")
+
+    def _main(self) -> None:
+        with one_torch_thread_on_small_machines():
+            while True:
+                with self._lock:
+                    job, self._next = self._next, None
+                    if job is None:
+                        self._idle.set()
+                        return
+                try:
+                    job()
+                except Exception as error:
+                    self._failed(error)

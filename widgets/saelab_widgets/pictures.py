@@ -3,11 +3,11 @@
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from saelab_widgets.quantities import COLORS
+
 if TYPE_CHECKING:
     import pandas as pd
 
-COLORS = {"l0": "#0072B2", "gamma": "#D55E00", "fvu": "#009E73", "probe": "#CC79A7"}
-"""Okabe-Ito, one colour a quantity, as in the front end's theme."""
 INK = "#444444"
 
 
@@ -15,17 +15,18 @@ def line_charts_png(rows: "pd.DataFrame", charts: list[dict[str, Any]], *, title
     """The charts of a widget side by side as a PNG: ``rows`` has the column ``step`` and those that ``charts`` name."""
     from matplotlib.figure import Figure  # no pyplot: its global state is not safe in a callback's thread
 
-    figure = Figure(figsize=(9.6, 2.4), dpi=100, layout="constrained", facecolor="white")
+    columns = min(3, len(charts))
+    rows_of_charts = -(-len(charts) // columns)
+    figure = Figure(figsize=(9.6, 2.2 * rows_of_charts + 0.3), dpi=100, layout="constrained", facecolor="white")
     figure.suptitle(title, fontsize=9, color=INK)
-    axes = figure.subplots(1, len(charts), squeeze=False)[0]
-    for ax, chart in zip(axes, charts, strict=True):
-        for column, style in ((chart["secondary"], ":"), (chart["column"], "-")):
-            if column is not None:
-                defined = rows[["step", column]].dropna()
-                label = column.replace("_", " ") if column == chart["secondary"] else None
-                ax.plot(
-                    defined["step"], defined[column], style, color=COLORS[chart["color"]], linewidth=1.5, label=label
-                )
+    grid = figure.subplots(rows_of_charts, columns, squeeze=False).ravel()
+    for ax in grid[len(charts) :]:
+        ax.set_visible(False)
+    for ax, chart in zip(grid, charts, strict=False):
+        lines = [(other["column"], other["label"], other["color"], ":") for other in chart["others"]]
+        for column, label, color, style in (*lines, (chart["column"], None, chart["color"], "-")):
+            defined = rows[["step", column]].dropna()
+            ax.plot(defined["step"], defined[column], style, color=COLORS[color], linewidth=1.5, label=label)
         if chart["reference"] is not None:
             ax.axhline(
                 chart["reference"]["value"], color=INK, linewidth=0.8, linestyle="--", label=chart["reference"]["label"]

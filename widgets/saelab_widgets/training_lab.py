@@ -1,15 +1,13 @@
 """`TrainingLab`: a sparse autoencoder that trains while its knobs are turned."""
 
-import functools
+import json
 import math
+import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-import anywidget
 import numpy as np
 import torch
 import traitlets
@@ -17,48 +15,51 @@ from torch import Tensor
 
 import saelab
 from saelab.activations import ActivationStore
-from saelab.autoencoders import ARCHITECTURES, check_activations
-from saelab.metrics import evaluate
-from saelab.probing import LabelledActivations, ProbeReport, SentimentSplit, probe, sentiment_activations
+from saelab.autoencoders import ARCHITECTURES, Ablation, Preset, check_activations
+from saelab.probing import LabelledActivations, ProbeReport, SentimentSplit, probe
 from saelab.training import Trainer, TrainingConfig
 from saelab_widgets.background import BackgroundLoop
+from saelab_widgets.instrument import STATIC, Instrument
+from saelab_widgets.materials import DEFAULT_HOOK, activations_at, snippets_at
 from saelab_widgets.pictures import line_charts_png
+from saelab_widgets.quantities import ARCHITECTURE_LABELS, chart, knob, other_line
+from saelab_widgets.sources import HasSAE
 
 if TYPE_CHECKING:
     import pandas as pd
 
-STATIC = Path(__file__).parent / "static"
-DEFAULT_HOOK = "blocks.1.hook_resid_post"
 HELD_OUT = 1024
-"""Activations kept out of training, on which L0, gamma and FVU are measured for every picture."""
+"""Activations kept out of training, on which everything but the probe is measured for every picture."""
 BATCH_SIZE = 512
 """Half of the library's default: a knob is answered in as many steps, and a step takes half the time."""
 MAX_ROWS = 400
 """Of the history on the screen; beyond it every second row is dropped."""
+MAX_RECORDS = 1000
+"""Of the trainer's own records, which would else grow for as long as it trains."""
 PROBE_SECONDS = 0.5
 """Between two probes, at least: one costs as much as several steps."""
-COLUMNS = ("step", "l0", "gamma", "fvu", "probe_accuracy", "probe_train_accuracy", "n_active")
+PROBE_COLUMNS = ("probe_accuracy", "probe_train_accuracy", "n_active")
+COLUMNS = ("step", "l0", "gamma", "fvu", *PROBE_COLUMNS, "n_dead", "loss", "reconstruction", "sparsity", "auxiliary")
 TRAINABLE = ("gated", "standard")
 """The architectures to choose from: those that learn from scratch."""
-_KNOB_LABELS = {
-    "l1_coefficient": "L1 penalty",
-    "aux_coefficient": "Auxiliary loss",
-    "gate_threshold": "Gate threshold",
+KNOBS = ("l1_coefficient", "aux_coefficient", "gate_threshold", "lr")
+SETUP = ("architecture", "preset", "ablations", "seed")
+"""What cannot change within a run: another choice starts anew."""
+_ABLATION_LABELS: dict[Ablation, str] = {
+    "unfrozen_decoder": "decoder not frozen",
+    "no_r_mag": "no r_mag",
+    "untied_encoders": "untied encoders",
+    "no_auxiliary": "no auxiliary term",
 }
 EVENT_STEPS = 40
 """Moves of one knob that are closer than this make one event."""
 MAX_EVENTS = 50
+MAX_KEPT_RUNS = 6
+WORTH_KEEPING = 50
+"""Steps after which a run that is given up stays on the charts as a shadow."""
 
 
-@functools.lru_cache(maxsize=2)
-def _default_data(hook: str, n_tokens: int) -> tuple[ActivationStore, SentimentSplit]:
-    """Activations and sentiment set of the embedded model: kept, so that a cell run again starts at once."""
-    model = saelab.load_language_model()
-    store = saelab.harvest(model, hook, saelab.load_text(), n_tokens=n_tokens)
-    return store, sentiment_activations(model, hook, scale=store.scale)
-
-
-class TrainingLab(anywidget.AnyWidget):
+class TrainingLab(Instrument, HasSAE):
     """A sparse autoencoder that trains beside the kernel, its knobs, and live charts of what they do.
 
     Every knob is a trait: ``lab.l1_coefficient = 8`` in a cell and the slider do the same thing, and
@@ -72,9 +73,10 @@ class TrainingLab(anywidget.AnyWidget):
     sentiment
         Probe inputs at the same place with the same scale (`saelab.sentiment_activations`). By default the sentiment
         set where ``activations`` is the default too, else there is no probe.
-    architecture, d_sae, seed
-        Of the autoencoder; the architecture can be changed on the screen, which starts anew.
-    l1_coefficient, aux_coefficient, gate_threshold
+    architecture, preset, ablations, seed, d_sae
+        Of the autoencoder; all but ``d_sae`` can be changed on the screen, which starts anew. Ablations are those of
+        `saelab.GatedSAE`, and act where the architecture is gated and the preset the paper's.
+    l1_coefficient, aux_coefficient, gate_threshold, lr
         Where the knobs stand at first.
     hook, n_tokens
         Of the default activations.
@@ -86,7 +88,8 @@ class TrainingLab(anywidget.AnyWidget):
     Raises
     ------
     TypeError, ValueError
-        Activations that are empty, hold NaN, or are too few; a probe of another width; an unknown architecture or hook.
+        Activations that are empty, hold NaN, or are too few; a probe of another width; an unknown architecture, preset,
+        ablation or hook.
 
     Examples
     --------
@@ -97,24 +100,29 @@ class TrainingLab(anywidget.AnyWidget):
 
     _esm = STATIC / "training_lab.js"
     _css = STATIC / "training_lab.css"
+    ACTIONS = ("reset", "take_step", "keep_run", "forget_run", "export")
 
     architecture = traitlets.Enum(TRAINABLE, "gated").tag(sync=True)
+    preset = traitlets.Enum(get_args(Preset), "paper").tag(sync=True)
+    ablations = traitlets.List(traitlets.Enum(get_args(Ablation))).tag(sync=True)
+    seed = traitlets.Int(0, min=0).tag(sync=True)
     l1_coefficient = traitlets.Float(4.0, min=0.0).tag(sync=True)
     aux_coefficient = traitlets.Float(1.0, min=0.0).tag(sync=True)
     gate_threshold = traitlets.Float(0.0).tag(sync=True)
+    lr = traitlets.Float(1e-3, min=0.0).tag(sync=True)
     running = traitlets.Bool(False).tag(sync=True)
     """True while training; set it to start or pause."""
     step = traitlets.Int(0).tag(sync=True)
     n_steps = traitlets.Int(20_000).tag(sync=True)
     steps_per_second = traitlets.Float(0.0).tag(sync=True)
-    status = traitlets.Unicode("").tag(sync=True)
-    error = traitlets.Unicode("").tag(sync=True)
     history = traitlets.Bytes(b"").tag(sync=True)
     """The rows on the screen, float32, with the columns of `columns`; `history_frame` reads it."""
     columns = traitlets.List(traitlets.Unicode(), list(COLUMNS)).tag(sync=True)
     events = traitlets.List(traitlets.Dict()).tag(sync=True)
     """When a knob moved: ``{"step": ..., "label": ...}``."""
-    architectures = traitlets.List(traitlets.Dict()).tag(sync=True)
+    runs = traitlets.List(traitlets.Dict()).tag(sync=True)
+    """Earlier runs, drawn as shadows: ``{"label": ..., "history": ..., "kept": ...}``; not kept: the one before."""
+    options = traitlets.Dict().tag(sync=True)
     knobs = traitlets.List(traitlets.Dict()).tag(sync=True)
     charts = traitlets.List(traitlets.Dict()).tag(sync=True)
 
@@ -124,23 +132,32 @@ class TrainingLab(anywidget.AnyWidget):
         *,
         sentiment: SentimentSplit | None = None,
         architecture: str = "gated",
+        preset: Preset = "paper",
+        ablations: tuple[Ablation, ...] = (),
         d_sae: int = 1024,
         seed: int = 0,
         l1_coefficient: float = 4.0,
         aux_coefficient: float = 1.0,
         gate_threshold: float = 0.0,
+        lr: float = 1e-3,
         hook: str = DEFAULT_HOOK,
         n_tokens: int = 100_000,
         n_steps: int = 20_000,
         warm_up_steps: int = 200,
     ) -> None:
-        if architecture not in TRAINABLE:
-            raise ValueError(f"architecture must be one of {', '.join(TRAINABLE)}, not {architecture!r}")
+        for name, value, allowed in (
+            ("architecture", architecture, TRAINABLE),
+            ("preset", preset, get_args(Preset)),
+            *(("ablations", one, get_args(Ablation)) for one in ablations),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
         if n_steps < 1 or warm_up_steps < 0:
             raise ValueError(f"n_steps must be at least 1 and warm_up_steps 0, not {n_steps} and {warm_up_steps}")
         if activations is None:
-            activations, default_sentiment = _default_data(hook, n_tokens)
-            sentiment = default_sentiment if sentiment is None else sentiment
+            activations = activations_at(saelab.language_models.EMBEDDED_MODEL, hook, n_tokens)
+            if sentiment is None:
+                sentiment = snippets_at(*activations.trained_on).split()
         x = activations.activations if isinstance(activations, ActivationStore) else activations
         check_activations(x if isinstance(x, Tensor) else x[:1])
         if len(x) < 2 * HELD_OUT:
@@ -156,7 +173,7 @@ class TrainingLab(anywidget.AnyWidget):
         self._train_x, self._held_out = x[:n_train] if isinstance(x, Tensor) else x.first(n_train), x[n_train:]
         self._trained_on = activations.trained_on if isinstance(activations, ActivationStore) else None
         self._sentiment = sentiment
-        self._d_sae, self._seed = d_sae, seed
+        self._d_sae = d_sae
         self._rows: list[tuple[float, ...]] = []
         self._row_gap = 1
         self._next_probe = 0.0
@@ -166,19 +183,29 @@ class TrainingLab(anywidget.AnyWidget):
         raw = probe(*sentiment) if sentiment is not None else None
         super().__init__(
             architecture=architecture,
+            preset=preset,
+            ablations=list(ablations),
+            seed=seed,
             l1_coefficient=l1_coefficient,
             aux_coefficient=aux_coefficient,
             gate_threshold=gate_threshold,
+            lr=lr,
             n_steps=n_steps,
-            architectures=[{"value": name, "label": name.capitalize()} for name in TRAINABLE],
-            knobs=_knobs(),
+            options={
+                "architecture": [{"value": name, "label": ARCHITECTURE_LABELS[name]} for name in TRAINABLE],
+                "preset": [{"value": "paper", "label": "paper"}, {"value": "norm_weighted", "label": "norm-weighted"}],
+                "ablations": [{"value": name, "label": label} for name, label in _ABLATION_LABELS.items()],
+            },
+            knobs=[
+                {**knob(name), "enabled_for": ["gated"] if name == "aux_coefficient" else list(TRAINABLE)}
+                for name in KNOBS
+            ],
             charts=_charts(raw),
         )
         self._build_trainer()
-        self.on_msg(self._on_message)
         self.observe(self._on_running, "running")
-        self.observe(self._on_architecture, "architecture")
-        self.observe(self._on_knob, list(_KNOB_LABELS))
+        self.observe(self._on_setup, list(SETUP))
+        self.observe(self._on_knob, list(KNOBS))
         for _ in range(warm_up_steps):  # with all of torch's threads: there is no page to keep smooth yet
             self.trainer.step()
             if self.trainer.n_steps_done % 20 == 0:
@@ -191,6 +218,14 @@ class TrainingLab(anywidget.AnyWidget):
         """The autoencoder as it stands; pause before using it for anything that must not change meanwhile."""
         return self.trainer.sae
 
+    @property
+    def held_out(self) -> Tensor:
+        return self._held_out
+
+    @property
+    def sentiment(self) -> SentimentSplit | None:
+        return self._sentiment
+
     def start(self) -> None:
         """Go on training, beside the kernel."""
         self.running = True
@@ -199,8 +234,19 @@ class TrainingLab(anywidget.AnyWidget):
         """Stop training; everything stays as it is."""
         self.running = False
 
+    def take_step(self) -> None:
+        """Take one step and measure; while it trains already, nothing happens."""
+        with self._control, self._handling():
+            if not self._loop.running:
+                self.error = ""
+                self.trainer.step()
+                self._publish()
+                self.status = f"One step: {self.trainer.n_steps_done:,} in all."
+
     def reset(self) -> None:
-        """Start anew from the same seed with the knobs as they stand; goes on running if it ran.
+        """Start anew from `seed` with everything as it stands; goes on running if it ran.
+
+        The run that ends here stays on the charts as a shadow until the next one does.
 
         Raises
         ------
@@ -212,20 +258,79 @@ class TrainingLab(anywidget.AnyWidget):
         with self._control:
             was_running = self._loop.running
             self._loop.stop()
+            before = [self._run_so_far(kept=False)] if self.trainer.n_steps_done >= WORTH_KEEPING else []
             self._build_trainer()
             self._rows, self._row_gap, self._next_probe = [], 1, 0.0
             with self.hold_sync():
+                if before:
+                    self.runs = [run for run in self.runs if run["kept"]] + before
                 self.events, self.error = [], ""
                 self._publish()
                 self.status = "Reset. Press Start."
             self.running = was_running
 
+    def keep_run(self, label: str | None = None) -> None:
+        """Keep the curves so far as a shadow, under ``label``; of more than six the oldest goes."""
+        kept = [run for run in self.runs if run["kept"]] + [self._run_so_far(kept=True, label=label)]
+        self.runs = kept[-MAX_KEPT_RUNS:] + [run for run in self.runs if not run["kept"]]
+
+    def forget_run(self, index: int) -> None:
+        """Take the shadow ``runs[index]`` away. Raises IndexError where there is none."""
+        runs = list(self.runs)
+        del runs[index]
+        self.runs = runs
+
+    def export(self, folder: str | os.PathLike[str] | None = None) -> Path:
+        """Write the SAE, the curves and the settings as they stand to a new folder, and return it.
+
+        ``sae.safetensors`` is what `saelab.load` takes, ``history.csv`` is `history_frame`, ``settings.json`` says how
+        to make the run again.
+
+        Parameters
+        ----------
+        folder
+            By default one under ``runs/`` in the notebook's folder, named after the run.
+
+        Raises
+        ------
+        FileExistsError
+            ``folder`` is there already.
+        """
+        with self._control:
+            was_running = self._loop.running
+            self._loop.stop()  # between two steps, and not in the middle of one
+            path = Path(folder) if folder is not None else self._free_folder()
+            path.mkdir(parents=True)
+            saelab.save(self.sae, path / "sae.safetensors")
+            self.history_frame().to_csv(path / "history.csv", index=False)
+            settings = {name: getattr(self, name) for name in (*SETUP, *KNOBS, "step")}
+            settings |= {"d_sae": self._d_sae, "batch_size": BATCH_SIZE, "events": self.events}
+            (path / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
+            self.running = was_running
+            self.status = f"Saved to {path}: SAE, curves and settings."
+        return path
+
+    def _free_folder(self) -> Path:
+        name = f"lab-{self.architecture}-step{self.trainer.n_steps_done}"
+        return next(
+            path for n in range(1, 10_000) if not (path := Path("runs") / (name if n == 1 else f"{name}-{n}")).exists()
+        )
+
     def wait(self, timeout: float = 600.0) -> None:
         """Block the cell until training pauses by itself, at ``n_steps``. Raises TimeoutError."""
         self._loop.wait(timeout)
 
+    def close(self) -> None:
+        """Pause, and let go of the page's side of it; the trainer and its SAE stay usable."""
+        if hasattr(self, "_loop"):  # ipywidgets closes also what a constructor refused to make
+            self._loop.stop()
+        super().close()
+
     def history_frame(self) -> "pd.DataFrame":
-        """What the charts show, as a pandas DataFrame; NaN where the probe was not measured."""
+        """What the charts show, as a pandas DataFrame; NaN where the probe was not measured.
+
+        ``loss = reconstruction + sparsity + auxiliary``: the last two include their coefficients.
+        """
         import pandas as pd
 
         rows = np.frombuffer(self.history, dtype=np.float32).reshape(-1, len(COLUMNS))
@@ -234,27 +339,36 @@ class TrainingLab(anywidget.AnyWidget):
     def __repr__(self) -> str:
         return f"TrainingLab({self.architecture}, d_sae={self._d_sae}, step {self.step})"
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        """Add a picture, for where no widget can run: GitHub, an untrusted notebook, a PDF."""
-        bundle = super()._repr_mimebundle_(**kwargs)
-        if bundle is not None:
-            data = bundle[0] if isinstance(bundle, tuple) else bundle
-            data["image/png"] = line_charts_png(self.history_frame(), self.charts, title=self._picture_title())
-            data["text/plain"] = repr(self)
-        return bundle
+    def _picture(self) -> bytes:
+        return line_charts_png(self.history_frame(), self.charts, title=self._settings_line())
 
-    def _picture_title(self) -> str:
+    def _settings_line(self) -> str:
         return (
-            f"{self.architecture.capitalize()} SAE after {self.step:,} steps: L1 {self.l1_coefficient:g}, "
+            f"{ARCHITECTURE_LABELS[self.architecture]} SAE after {self.step:,} steps: L1 {self.l1_coefficient:g}, "
             f"auxiliary {self.aux_coefficient:g}, gate threshold {self.gate_threshold:g}"
         )
 
+    def _run_so_far(self, *, kept: bool, label: str | None = None) -> dict[str, Any]:
+        sae = self.sae
+        parts = [sae.architecture, f"L1 {self.l1_coefficient:g}"]
+        if sae.preset != "paper":
+            parts.append(sae.preset.replace("_", "-"))
+        parts += [_ABLATION_LABELS[name] for name in sae.settings().get("ablations", ())]
+        return {"label": label or ", ".join(parts), "history": self.history, "kept": kept}
+
     def _build_trainer(self) -> None:
-        sae = ARCHITECTURES[self.architecture](self._train_x.shape[1], self._d_sae, seed=self._seed)
-        config = TrainingConfig(n_steps=self.n_steps, batch_size=BATCH_SIZE, seed=self._seed)
+        gated_of_the_paper = self.architecture == "gated" and self.preset == "paper"
+        sae = ARCHITECTURES[self.architecture](
+            self._train_x.shape[1],
+            self._d_sae,
+            seed=self.seed,
+            preset=self.preset,
+            **({"ablations": self.ablations} if gated_of_the_paper else {}),
+        )
+        config = TrainingConfig(n_steps=self.n_steps, batch_size=BATCH_SIZE, seed=self.seed)
         sae.trained_on = self._trained_on
         self.trainer = Trainer(sae, self._train_x, config)
-        for name in _KNOB_LABELS:  # after the trainer is in place: a knob that moves meanwhile is not lost
+        for name in KNOBS:  # after the trainer is in place: a knob that moves meanwhile is not lost
             setattr(self.trainer, name, getattr(self, name))
         self._stop_at = self.n_steps
         self._rate_from = (0, time.monotonic())
@@ -270,7 +384,7 @@ class TrainingLab(anywidget.AnyWidget):
             self.running = False
             self.steps_per_second = 0.0
             if error is not None:
-                self.error = str(error) or type(error).__name__
+                self._show_error(error)
                 self.status = "Stopped by an error; Reset starts anew."
             elif self.trainer.n_steps_done >= self._stop_at:
                 self.status = f"Paused after {self.trainer.n_steps_done:,} steps. Start goes on."
@@ -282,14 +396,21 @@ class TrainingLab(anywidget.AnyWidget):
     def _publish(self) -> None:
         """Measure, and send what was measured: one message."""
         step, now = self.trainer.n_steps_done, time.monotonic()
-        metrics = evaluate(self.sae, self._held_out)
+        measured = self.trainer.measure(self._held_out)
         report = None
         if self._sentiment is not None and (now >= self._next_probe or not self._loop.running):
             report = self._probe()
             cost = time.monotonic() - now
-            self._next_probe = time.monotonic() + max(PROBE_SECONDS, 4 * cost)  # at most a fifth of the time
+            self._next_probe = time.monotonic() + max(PROBE_SECONDS, 10 * cost)  # at most a tenth of the time
         probed = (report.test_accuracy, report.train_accuracy, report.n_active) if report else (math.nan,) * 3
-        self._add_row((step, metrics.l0, metrics.gamma, metrics.fvu, *probed))
+        row = {
+            **measured._asdict(),
+            **dict(zip(PROBE_COLUMNS, probed, strict=True)),
+            "sparsity": measured.l1_coefficient * measured.sparsity,
+            "auxiliary": measured.aux_coefficient * measured.auxiliary,
+        }
+        self._add_row(tuple(row[name] for name in COLUMNS))
+        del self.trainer.records[:-MAX_RECORDS]
         with self.hold_sync():
             self.history = np.array(self._rows, dtype=np.float32).tobytes()
             self.step = step
@@ -297,6 +418,7 @@ class TrainingLab(anywidget.AnyWidget):
             if self._loop.running and now - since > 1:
                 self.steps_per_second = (step - before) / (now - since)
                 self._rate_from = (step, now)
+        self._sae_has_changed()
 
     @torch.no_grad()
     def _probe(self) -> ProbeReport:
@@ -309,8 +431,9 @@ class TrainingLab(anywidget.AnyWidget):
         rows = self._rows
         if rows and (row[0] == rows[-1][0] or (len(rows) > 1 and rows[-1][0] - rows[-2][0] < self._row_gap)):
             newest = rows.pop()
-            if math.isnan(row[4]):  # no probe this time: keep the one of a moment ago
-                row = row[:4] + newest[4:]
+            first, last = (COLUMNS.index(name) for name in (PROBE_COLUMNS[0], PROBE_COLUMNS[-1]))
+            if math.isnan(row[first]):  # no probe this time: keep the one of a moment ago
+                row = row[:first] + newest[first : last + 1] + row[last + 1 :]
         rows.append(row)
         if len(rows) > MAX_ROWS:
             self._rows = rows[::-1][::2][::-1]  # the newest row stays
@@ -318,21 +441,12 @@ class TrainingLab(anywidget.AnyWidget):
 
     # In the kernel's main thread, or a subshell's
 
-    @contextmanager
-    def _errors_shown(self) -> Iterator[None]:
-        """An exception in a callback ends in a log that nobody opens: show it in the widget, too."""
-        try:
-            yield
-        except Exception as error:
-            self.error = str(error) or type(error).__name__
-            raise
-
     def _on_running(self, change: dict[str, Any]) -> None:
         if self._loop.is_current_thread:  # an observer of the lab's own, such as one that pauses at some step
             if not change["new"]:
                 self._loop.stop()
             return
-        with self._control, self._errors_shown():
+        with self._control, self._handling():
             if not change["new"]:
                 self._loop.stop()
             elif not self._loop.running:
@@ -343,8 +457,8 @@ class TrainingLab(anywidget.AnyWidget):
                 self._rate_from = (done, time.monotonic())
                 self._loop.start()
 
-    def _on_architecture(self, change: dict[str, Any]) -> None:
-        with self._errors_shown():
+    def _on_setup(self, change: dict[str, Any]) -> None:
+        with self._handling():
             self.reset()
 
     def _on_knob(self, change: dict[str, Any]) -> None:
@@ -353,16 +467,8 @@ class TrainingLab(anywidget.AnyWidget):
         setattr(self.trainer, name, change["new"])
         self._note_event(name, change["old"], change["new"])
         if name == "gate_threshold" and not self._loop.running:
-            with self._control, self._errors_shown():
+            with self._control, self._handling():
                 self._publish()  # the codes change at once, with no training
-
-    def _on_message(self, _: Any, content: dict[str, Any], buffers: list[bytes]) -> None:
-        kind = content.get("kind")
-        if kind == "reset":
-            with self._errors_shown():
-                self.reset()
-        elif kind == "need":  # Colab drops the buffers of a widget's first message
-            self.send_state("history")
 
     def _note_event(self, name: str, old: float, new: float) -> None:
         step = self.trainer.n_steps_done
@@ -370,111 +476,24 @@ class TrainingLab(anywidget.AnyWidget):
         if events and events[-1]["name"] == name and step - events[-1]["step"] < EVENT_STEPS:
             old = events.pop()["old"]  # one drag of the slider, one event
         if step and new != old:
-            label = f"{_KNOB_LABELS[name]} {old:g} \N{RIGHTWARDS ARROW} {new:g}"
+            label = f"{knob(name)['label']} {old:g} \N{RIGHTWARDS ARROW} {new:g}"
             events.append({"step": step, "label": label, "name": name, "old": old})
         self.events = events[-MAX_EVENTS:]
 
 
-def _knobs() -> list[dict[str, Any]]:
-    both = ["gated", "standard"]
-    return [
-        {
-            "name": "l1_coefficient",
-            "label": _KNOB_LABELS["l1_coefficient"],
-            "symbol": "\N{GREEK SMALL LETTER LAMDA}",
-            "unit": "",
-            "help": "Price of one unit of feature activation, against squared error summed over d_in.",
-            "min": 0.25,
-            "max": 16.0,
-            "step": 0.05,  # decades
-            "scale": "log",
-            "default": 4.0,
-            "paper": None,
-            "enabled_for": both,
-        },
-        {
-            "name": "aux_coefficient",
-            "label": _KNOB_LABELS["aux_coefficient"],
-            "symbol": "\N{GREEK SMALL LETTER ALPHA}",
-            "unit": "",
-            "help": "Weight of the term that teaches the gate to reconstruct. A standard SAE has no such term.",
-            "min": 0.0,
-            "max": 4.0,
-            "step": 0.05,
-            "scale": "linear",
-            "default": 1.0,
-            "paper": 1.0,
-            "enabled_for": ["gated"],
-        },
-        {
-            "name": "gate_threshold",
-            "label": _KNOB_LABELS["gate_threshold"],
-            "symbol": "\N{GREEK SMALL LETTER THETA}",
-            "unit": "",
-            "help": "A feature is on where its gate pre-activation exceeds this. It acts at once, also while paused.",
-            "min": -1.0,
-            "max": 4.0,
-            "step": 0.05,
-            "scale": "linear",
-            "default": 0.0,
-            "paper": 0.0,
-            "enabled_for": both,
-        },
-    ]
-
-
 def _charts(raw: ProbeReport | None) -> list[dict[str, Any]]:
-    charts: list[dict[str, Any]] = [
-        {
-            "column": "l0",
-            "label": "L0",
-            "unit": "features on",
-            "help": "Mean number of features on per token.",
-            "domain": [1.0, None],
-            "scale": "log",
-            "reference": None,
-            "secondary": None,
-            "digits": 1,
-            "color": "l0",
-        },
-        {
-            "column": "gamma",
-            "label": "Bias \N{GREEK SMALL LETTER GAMMA}",
-            "unit": "",
-            "help": "Relative reconstruction bias: below 1 the reconstruction has shrunk.",
-            "domain": [0.4, 1.2],
-            "scale": "linear",
-            "reference": {"value": 1.0, "label": "unbiased"},
-            "secondary": None,
-            "digits": 3,
-            "color": "gamma",
-        },
-        {
-            "column": "fvu",
-            "label": "FVU",
-            "unit": "",
-            "help": "Fraction of the activations' variance that the reconstruction leaves unexplained.",
-            "domain": [0.0, 1.0],
-            "scale": "linear",
-            "reference": None,
-            "secondary": None,
-            "digits": 3,
-            "color": "fvu",
-        },
+    terms = [
+        other_line("reconstruction", "reconstruction", "fvu"),
+        other_line("sparsity", "L1 term", "l0"),
+        other_line("auxiliary", "auxiliary term", "gamma"),
     ]
+    charts = [chart("l0"), chart("gamma"), chart("fvu")]
     if raw is not None:
         charts.append(
-            {
-                "column": "probe_accuracy",
-                "label": "Probe accuracy",
-                "unit": "",
-                "help": "Sentiment, read by a linear probe from the codes of snippets it has not seen;",
-                "domain": [0.4, 1.0],
-                "scale": "linear",
-                "reference": {"value": raw.test_accuracy, "label": f"raw activations {raw.test_accuracy:.2f}"},
-                "secondary": "probe_train_accuracy",
-                "digits": 3,
-                "color": "probe",
-            }
+            chart(
+                "probe_accuracy",
+                reference={"value": raw.test_accuracy, "label": f"raw activations {raw.test_accuracy:.2f}"},
+                others=[other_line("probe_train_accuracy", "probe train accuracy", "probe")],
+            )
         )
-    return charts
+    return [*charts, chart("n_dead"), chart("loss", others=terms)]

@@ -4,13 +4,24 @@ export interface Model<Traits> {
   set<K extends keyof Traits & string>(name: K, value: Traits[K]): void;
   save_changes(): void;
   send(content: unknown): void;
-  on(event: string, handler: () => void): void;
-  off(event: string, handler: () => void): void;
+  on(event: string, handler: (content: unknown) => void): void;
+  off(event: string, handler: (content: unknown) => void): void;
 }
 
 export interface RenderContext<Traits> {
   model: Model<Traits>;
   el: HTMLElement;
+}
+
+/** Listens to an event for as long as `life` isn't aborted. */
+export function listen<Traits>(
+  model: Model<Traits>,
+  event: string,
+  life: AbortSignal,
+  handler: (content: unknown) => void,
+): void {
+  model.on(event, handler);
+  life.addEventListener("abort", () => model.off(event, handler));
 }
 
 /** Listens to changes of some traits for as long as `life` isn't aborted. */
@@ -20,9 +31,11 @@ export function onChange<Traits>(
   life: AbortSignal,
   handler: () => void,
 ): void {
-  for (const name of names) {
-    const event = `change:${name}`;
-    model.on(event, handler);
-    life.addEventListener("abort", () => model.off(event, handler));
-  }
+  for (const name of names) listen(model, `change:${name}`, life, handler);
+}
+
+/** Sets a trait, here and in the kernel. */
+export function assign<Traits, K extends keyof Traits & string>(model: Model<Traits>, name: K, value: Traits[K]): void {
+  model.set(name, value);
+  model.save_changes();
 }

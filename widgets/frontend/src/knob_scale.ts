@@ -14,7 +14,6 @@ export interface Knob {
   default: number;
   /** The value that the paper used, or null. */
   paper: number | null;
-  enabled_for: readonly string[];
 }
 
 /** Maps a knob's value to the position of a range input and back. Positions on a log scale are log10 of the value. */

@@ -1,12 +1,10 @@
-import { axisBottom, axisLeft } from "d3-axis";
-import { scaleLinear, scaleLog } from "d3-scale";
 import { select } from "d3-selection";
 import { line } from "d3-shape";
 import { lastDefined } from "./buffers";
-import { axisPosition, axisTicks, calmDomain, type Domain, extentOf, type ScaleKind } from "./chart_scale";
-import { h, setText, uniqueId } from "./dom";
-import { formatFixed, formatShort } from "./format";
-import "./line_chart.css";
+import { axisPosition, calmDomain, type Domain, extentOf, type ScaleKind } from "./chart_scale";
+import { h, setText } from "./dom";
+import { formatFixed } from "./format";
+import { createPlot, type Frame } from "./plot";
 
 export interface ChartSpec {
   column: string;
@@ -17,8 +15,8 @@ export interface ChartSpec {
   domain: readonly [number | null, number | null];
   scale: ScaleKind;
   reference: { value: number; label: string } | null;
-  /** A column drawn as a thinner dashed line, or null. */
-  secondary: string | null;
+  /** Further columns, each a thinner dashed line with a key; `color` names a colour of the theme. */
+  others: readonly { column: string; label: string; color: string }[];
   digits: number;
   /** Names a colour variable of the theme. */
   color: string;
@@ -29,12 +27,23 @@ export interface ChartEvent {
   label: string;
 }
 
+/** A curve of before, in grey behind the others. */
+export interface Ghost {
+  label: string;
+  x: Float32Array;
+  y: Float32Array;
+}
+
 export interface ChartData {
   x: Float32Array;
   xDomain: Domain;
   y: Float32Array;
-  secondary: Float32Array;
-  events: readonly ChartEvent[];
+  /** In the order of the spec's. */
+  others: readonly Float32Array[];
+  events?: readonly ChartEvent[];
+  ghosts?: readonly Ghost[];
+  /** Where on the x axis the value is read; the last point by default. */
+  cursor?: number;
 }
 
 export interface LineChart {
@@ -44,114 +53,111 @@ export interface LineChart {
   describe(): void;
 }
 
-const HEIGHT = 141;
-const MARGIN = { top: 18, right: 12, bottom: 20, left: 40 };
+export interface LineChartOptions {
+  /** Whether the latest event is named above its mark. */
+  labelsEvents?: boolean;
+  xLabel?: string;
+  xScale?: ScaleKind;
+  height?: number;
+}
+
 /** A letter of the chart's small text is about this wide; measuring would force a layout at each frame. */
 const LETTER = 5.8;
 
-/** About how many ticks a y axis has. */
-const TICKS = 3;
-
 type Point = [number, number];
 
-/**
- * The library's one small line chart: a curve over training steps, with the current value beside the label. With
- * `labelsEvents` the latest event is named above its mark.
- */
-export function createLineChart(spec: ChartSpec, labelsEvents: boolean, life: AbortSignal): LineChart {
-  const value = h("span", { class: "saelab-chart-value" }, "–");
-  const caption = h("p", { class: "saelab-help" }, spec.help);
-  if (spec.secondary) {
-    caption.append(" ", h("span", { class: "saelab-chart-key" }, spec.secondary.replaceAll("_", " ")));
+/** What a column says at `x`, between its points along a straight line; NaN outside of them. `xs` must rise. */
+export function valueAt(xs: Float32Array, ys: Float32Array, x: number): number {
+  let [x0, y0] = [NaN, NaN];
+  for (let row = 0; row < xs.length; row++) {
+    const [x1, y1] = [xs[row]!, ys[row]!];
+    if (!Number.isFinite(y1)) continue;
+    if (Math.abs(x1 - x) < 1e-6) return y1;
+    if (x1 > x) return x0 < x ? y0 + ((y1 - y0) * (x - x0)) / (x1 - x0) : NaN;
+    [x0, y0] = [x1, y1];
   }
-  const element = h(
-    "div",
-    { class: "saelab-chart", "data-chart": spec.column, "data-value": "" },
-    h(
-      "div",
-      { class: "saelab-chart-head" },
-      h("span", { class: "saelab-chart-label" }, spec.label),
-      h("span", {}, value, ...(spec.unit ? [h("span", { class: "saelab-unit" }, spec.unit)] : [])),
-    ),
-    caption,
+  return NaN;
+}
+
+/** The library's one small line chart: curves over an x axis, with the current value beside the label. */
+export function createLineChart(spec: ChartSpec, life: AbortSignal, options: LineChartOptions = {}): LineChart {
+  const { labelsEvents = false, xScale = "linear", ...layout } = options;
+  const plot = createPlot({ ...spec, name: spec.column, ...layout }, life);
+  for (const { label, color } of spec.others) {
+    const key = h("span", { class: "saelab-chart-key" }, label);
+    key.style.setProperty("--line", `var(--saelab-${color})`);
+    plot.caption.append(" ", key);
+  }
+  const eventLayer = plot.under.append("g").attr("class", "saelab-events");
+  const ghostLayer = plot.marks.append("g").attr("class", "saelab-ghosts");
+  const reference = plot.marks.append("line").attr("class", "saelab-reference");
+  const otherPaths = spec.others.map(({ color }) =>
+    plot.marks.append("path").attr("class", "saelab-line saelab-line-secondary").style("--line", `var(--saelab-${color})`),
   );
-  element.style.setProperty("--line", `var(--saelab-${spec.color})`);
-  element.style.setProperty("--ink", `var(--saelab-${spec.color}-ink)`);
+  const mainPath = plot.marks.append("path").attr("class", "saelab-line");
+  const cursor = plot.marks.append("line").attr("class", "saelab-cursor").attr("display", "none");
+  const dot = plot.marks.append("circle").attr("class", "saelab-dot").attr("r", 3);
+  const referenceLabel = plot.over.append("text").attr("class", "saelab-reference-label").text(spec.reference?.label ?? "");
+  const eventLabel = plot.over.append("text").attr("class", "saelab-event-label");
 
-  const clip = uniqueId("clip");
-  const svg = select(element).append("svg").attr("role", "img").attr("height", HEIGHT);
-  const clipRect = svg.append("clipPath").attr("id", clip).append("rect").attr("y", 0).attr("height", HEIGHT);
-  const yAxis = svg.append("g").attr("class", "saelab-axis saelab-axis-y").attr("transform", `translate(${MARGIN.left},0)`);
-  const xAxis = svg.append("g").attr("class", "saelab-axis").attr("transform", `translate(0,${HEIGHT - MARGIN.bottom})`);
-  const eventLayer = svg.append("g").attr("class", "saelab-events");
-  const plot = svg.append("g").attr("clip-path", `url(#${clip})`);
-  const reference = plot.append("line").attr("class", "saelab-reference");
-  const secondaryPath = plot.append("path").attr("class", "saelab-line saelab-line-secondary");
-  const mainPath = plot.append("path").attr("class", "saelab-line");
-  const dot = plot.append("circle").attr("class", "saelab-dot").attr("r", 3);
-  const referenceLabel = svg.append("text").attr("class", "saelab-reference-label").text(spec.reference?.label ?? "");
-  const eventLabel = svg.append("text").attr("class", "saelab-event-label").attr("y", MARGIN.top - 5);
-
-  let width = 0;
   let latest: ChartData | null = null;
   let yDomain: Domain | null = null;
 
-  function paint(): void {
-    if (!latest || width <= MARGIN.left + MARGIN.right) return;
-    const { x, xDomain, y, secondary } = latest;
-    const right = width - MARGIN.right;
-    const bottom = HEIGHT - MARGIN.bottom;
-    yDomain = calmDomain(
-      yDomain,
-      extentOf([y, secondary, spec.reference ? [spec.reference.value] : []], spec.scale),
-      spec.domain,
-      spec.scale,
-    );
-    const toX = scaleLinear(xDomain, [MARGIN.left, right]);
-    const toY = (spec.scale === "log" ? scaleLog : scaleLinear)(yDomain, [bottom, MARGIN.top]);
-
-    svg.attr("viewBox", `0 0 ${width} ${HEIGHT}`);
-    clipRect.attr("x", MARGIN.left - 4).attr("width", right - MARGIN.left + 8);
-    const yTicks = axisTicks(yDomain, spec.scale, TICKS);
-    // Equal decimals on a linear axis; on a log axis d3's own format would leave some ticks without a number.
-    const yFormat = spec.scale === "log" || yDomain[1] >= 10_000 ? formatShort : scaleLinear(yDomain, []).tickFormat(TICKS);
-    const left = axisLeft(toY).tickValues(yTicks).tickFormat((tick) => yFormat(Number(tick)));
-    const below = axisBottom(toX).ticks(4).tickFormat((tick) => formatShort(Number(tick)));
-    yAxis.call(left.tickSize(MARGIN.left - right).tickPadding(6));
-    xAxis.call(below.tickSize(4).tickPadding(3));
-
-    // A quantity that is measured at some rows only: the line runs through these.
-    const points = (column: Float32Array): Point[] => {
-      const out: Point[] = [];
-      column.forEach((v, row) => {
-        if (Number.isFinite(x[row]) && Number.isFinite(axisPosition(v, spec.scale))) out.push([toX(x[row]!), toY(v)]);
-      });
-      return out;
-    };
-    const main = points(y);
-    mainPath.attr("d", line()(main) ?? "");
-    secondaryPath.attr("d", line()(points(secondary)) ?? "");
-    const end = main.at(-1);
-    dot.attr("display", end ? null : "none");
-    if (end) dot.attr("cx", end[0]).attr("cy", end[1]);
-
-    paintReference(toY, right);
-    paintEvents(toX, right, bottom);
+  /** Where the value is read, and the value. */
+  function current(): Point {
+    if (!latest) return [NaN, NaN];
+    const { x, y, cursor: at } = latest;
+    if (at !== undefined) return [at, valueAt(x, y, at)];
+    let row = y.length - 1;
+    while (row >= 0 && !Number.isFinite(y[row])) row--;
+    return [x[row] ?? NaN, y[row] ?? NaN];
   }
 
-  function paintReference(toY: (value: number) => number, right: number): void {
+  function paint({ toX, toY, left, right, top, bottom }: Frame): void {
+    // A quantity that is measured at some rows only: the line runs through these.
+    const path = (x: Float32Array, column: Float32Array): string => {
+      const points: Point[] = [];
+      column.forEach((v, row) => {
+        const inside = Number.isFinite(axisPosition(x[row]!, xScale)) && Number.isFinite(axisPosition(v, spec.scale));
+        if (inside) points.push([toX(x[row]!), toY(v)]);
+      });
+      return line()(points) ?? "";
+    };
+    const { x, y, others, ghosts = [], cursor: at } = latest!;
+    mainPath.attr("d", path(x, y));
+    otherPaths.forEach((one, index) => one.attr("d", path(x, others[index]!)));
+    ghostLayer
+      .selectAll<SVGPathElement, Ghost>("path")
+      .data(ghosts)
+      .join((enter) => enter.append("path").attr("class", "saelab-ghost").call((made) => made.append("title")))
+      .attr("d", (ghost) => path(ghost.x, ghost.y))
+      .each(function ({ label }) {
+        setText(this.firstElementChild!, label);
+      });
+    const [dotX, dotY] = current();
+    const seen = Number.isFinite(axisPosition(dotY, spec.scale));
+    dot.attr("display", seen ? null : "none");
+    if (seen) dot.attr("cx", toX(dotX)).attr("cy", toY(dotY));
+    cursor.attr("display", at === undefined ? "none" : null);
+    if (at !== undefined) cursor.attr("x1", toX(at)).attr("x2", toX(at)).attr("y1", top).attr("y2", bottom);
+    paintReference(toY, left, right, top);
+    paintEvents(toX, left, right, top, bottom);
+  }
+
+  function paintReference(toY: Frame["toY"], left: number, right: number, top: number): void {
     const level = spec.reference?.value ?? NaN;
     const inside = yDomain !== null && level >= yDomain[0] && level <= yDomain[1];
     for (const mark of [reference, referenceLabel]) mark.attr("display", inside ? null : "none");
     if (!inside) return;
     const at = toY(level);
-    reference.attr("x1", MARGIN.left).attr("x2", right).attr("y1", at).attr("y2", at);
+    reference.attr("x1", left).attr("x2", right).attr("y1", at).attr("y2", at);
     // Above the line, or below it where there is no room above.
-    referenceLabel.attr("x", right).attr("y", at - MARGIN.top < 12 ? at + 12 : at - 4);
+    referenceLabel.attr("x", right).attr("y", at - top < 12 ? at + 12 : at - 4);
   }
 
-  function paintEvents(toX: (step: number) => number, right: number, bottom: number): void {
-    const seen = latest!.events.filter(({ step }) => step >= latest!.xDomain[0] && step <= latest!.xDomain[1]);
+  function paintEvents(toX: Frame["toX"], left: number, right: number, top: number, bottom: number): void {
+    const { xDomain, events = [] } = latest!;
+    const seen = events.filter(({ step }) => step >= xDomain[0] && step <= xDomain[1]);
     // Marks are kept and moved, not made anew: a tooltip that is open stays open.
     const marks = eventLayer
       .selectAll<SVGGElement, ChartEvent>("g")
@@ -164,50 +170,45 @@ export function createLineChart(spec: ChartSpec, labelsEvents: boolean, life: Ab
         return group;
       });
     marks.attr("transform", ({ step }) => `translate(${toX(step)},0)`);
-    marks.selectAll("line").attr("y1", MARGIN.top).attr("y2", bottom);
     marks.each(function ({ label }) {
       setText(this.firstElementChild!, label);
+      select(this).selectAll("line").attr("y1", top).attr("y2", bottom);
     });
 
     const last = seen.at(-1);
     const half = ((last?.label.length ?? 0) * LETTER) / 2;
-    const fits = labelsEvents && last !== undefined && MARGIN.left + half <= right - half;
+    const fits = labelsEvents && last !== undefined && left + half <= right - half;
     // In the middle above its mark, or as near to it as the edges let it be.
-    if (fits) eventLabel.attr("x", Math.min(Math.max(toX(last.step), MARGIN.left + half), right - half));
+    if (fits) eventLabel.attr("y", top - 5).attr("x", Math.min(Math.max(toX(last.step), left + half), right - half));
     eventLabel.attr("display", fits ? null : "none");
     setText(eventLabel.node()!, fits ? last.label : "");
   }
 
   function describe(): void {
-    const current = latest ? lastDefined(latest.y) : NaN;
-    const measured = `${formatFixed(current, spec.digits)} ${spec.unit}`.trim();
-    const parts = [`${spec.label}: ${Number.isFinite(current) ? measured : "not measured yet"}.`];
-    const other = latest ? lastDefined(latest.secondary) : NaN;
-    if (spec.secondary && Number.isFinite(other)) {
-      parts.push(`${spec.secondary.replaceAll("_", " ")}: ${formatFixed(other, spec.digits)}.`);
-    }
+    const value = current()[1];
+    const measured = `${formatFixed(value, spec.digits)} ${spec.unit}`.trim();
+    const parts = [`${spec.label}: ${Number.isFinite(value) ? measured : "not measured yet"}.`];
+    spec.others.forEach(({ label }, index) => {
+      const column = latest?.others[index] ?? new Float32Array(0);
+      const at = latest?.cursor;
+      const other = at === undefined ? lastDefined(column) : valueAt(latest!.x, column, at);
+      if (Number.isFinite(other)) parts.push(`${label}: ${formatFixed(other, spec.digits)}.`);
+    });
     if (spec.reference) parts.push(`${spec.reference.label}: ${formatFixed(spec.reference.value, spec.digits)}.`);
-    svg.attr("aria-label", parts.join(" "));
+    plot.describe(parts.join(" "));
   }
-
-  const observer = new ResizeObserver(([entry]) => {
-    width = entry!.contentRect.width;
-    paint();
-  });
-  observer.observe(svg.node()!);
-  life.addEventListener("abort", () => observer.disconnect());
   describe();
 
   return {
-    element,
+    element: plot.element,
     describe,
     draw(data) {
       latest = data;
-      const current = lastDefined(data.y);
-      setText(value, formatFixed(current, spec.digits));
-      // Seven figures are all that a float32 knows.
-      element.dataset.value = Number.isFinite(current) ? String(Number(current.toPrecision(7))) : "";
-      paint();
+      plot.showValue(current()[1]);
+      const ghosts = (data.ghosts ?? []).map(({ y }) => y);
+      const extent = extentOf([data.y, ...data.others, ...ghosts, spec.reference ? [spec.reference.value] : []], spec.scale);
+      yDomain = calmDomain(yDomain, extent, spec.domain, spec.scale);
+      plot.draw({ domain: data.xDomain, scale: xScale }, { domain: yDomain, scale: spec.scale }, paint);
     },
   };
 }

@@ -4,7 +4,7 @@ import { type Knob, knobScale } from "../src/knob_scale";
 
 const knob = (changes: Partial<Knob>): Knob => ({
   name: "k", label: "K", symbol: "k", unit: "", help: "", min: 0, max: 1, step: 0.05, scale: "linear", default: 0, paper: null,
-  enabled_for: [], ...changes,
+  ...changes,
 });
 
 test("a log knob reaches both its ends exactly, whatever its range", () => {

@@ -1,0 +1,132 @@
+import { assign, type Model, onChange } from "./anywidget";
+import { h, KEEP_KEYS, uniqueId } from "./dom";
+
+export interface Option<Value extends string = string> {
+  value: Value;
+  label: string;
+}
+
+/** A button that does something; `action` names it for tests. */
+export function createButton(action: string, label: string, onClick: () => void, primary = false): HTMLButtonElement {
+  const kind = primary ? "saelab-button saelab-primary" : "saelab-button";
+  const button = h("button", { type: "button", class: kind, "data-action": action, ...KEEP_KEYS }, label);
+  button.addEventListener("click", onClick);
+  return button;
+}
+
+/** One of a few, all of them in sight: radio buttons bound to a trait. */
+export function createRadios<Traits, K extends keyof Traits & string>(
+  model: Model<Traits>,
+  name: K,
+  legend: string,
+  options: readonly Option[],
+  life: AbortSignal,
+): HTMLElement {
+  const group = uniqueId(name);
+  const radios = options.map(({ value, label }) => {
+    const radio = h("input", { type: "radio", name: group, value, [`data-${name.replaceAll("_", "-")}`]: value, ...KEEP_KEYS });
+    radio.addEventListener("change", () => assign(model, name, value as Traits[K]));
+    return { radio, label: h("label", {}, radio, label) };
+  });
+  const show = (): void => {
+    for (const { radio } of radios) radio.checked = radio.value === String(model.get(name));
+  };
+  onChange(model, [name], life, show);
+  show();
+  return h("fieldset", { class: "saelab-choice" }, h("legend", {}, legend), ...radios.map(({ label }) => label));
+}
+
+export interface Select {
+  readonly element: HTMLElement;
+  readonly input: HTMLSelectElement;
+  setOptions(options: readonly Option[]): void;
+}
+
+/** One of many, by a drop-down list bound to a trait that holds a text or a number. */
+export function createSelect<Traits, K extends keyof Traits & string>(
+  model: Model<Traits>,
+  name: K,
+  label: string,
+  options: readonly Option[],
+  life: AbortSignal,
+): Select {
+  const id = uniqueId(name);
+  const input = h("select", { id, "data-select": name, ...KEEP_KEYS });
+  const isNumber = typeof model.get(name) === "number";
+  input.addEventListener("change", () => assign(model, name, (isNumber ? Number(input.value) : input.value) as Traits[K]));
+  const show = (): void => {
+    input.value = String(model.get(name));
+  };
+  const setOptions = (some: readonly Option[]): void => {
+    input.replaceChildren(...some.map((option) => h("option", { value: option.value }, option.label)));
+    show();
+  };
+  onChange(model, [name], life, show);
+  setOptions(options);
+  return { input, setOptions, element: h("div", { class: "saelab-field" }, h("label", { for: id }, label), input) };
+}
+
+/** A tick box bound to a trait that is true or false. */
+export function createToggle<Traits, K extends keyof Traits & string>(
+  model: Model<Traits>,
+  name: K,
+  label: string,
+  life: AbortSignal,
+): HTMLElement {
+  const input = h("input", { type: "checkbox", "data-toggle": name, ...KEEP_KEYS });
+  input.addEventListener("change", () => assign(model, name, input.checked as Traits[K]));
+  const show = (): void => {
+    input.checked = Boolean(model.get(name));
+  };
+  onChange(model, [name], life, show);
+  show();
+  return h("label", { class: "saelab-toggle" }, input, label);
+}
+
+/** Any number of a few: tick boxes bound to a trait that is a list of texts. */
+export function createToggles<Traits, K extends keyof Traits & string>(
+  model: Model<Traits>,
+  name: K,
+  legend: string,
+  options: readonly Option[],
+  life: AbortSignal,
+): HTMLFieldSetElement {
+  const chosen = (): readonly string[] => model.get(name) as readonly string[];
+  const boxes = options.map(({ value, label }) => {
+    const box = h("input", { type: "checkbox", value, [`data-${name.replaceAll("_", "-")}`]: value, ...KEEP_KEYS });
+    box.addEventListener("change", () => {
+      const others = chosen().filter((other) => other !== value);
+      assign(model, name, (box.checked ? [...others, value] : others) as Traits[K]);
+    });
+    return { box, label: h("label", {}, box, label) };
+  });
+  const show = (): void => {
+    for (const { box } of boxes) box.checked = chosen().includes(box.value);
+  };
+  onChange(model, [name], life, show);
+  show();
+  return h("fieldset", { class: "saelab-choice" }, h("legend", {}, legend), ...boxes.map(({ label }) => label));
+}
+
+/** A whole number in [min, max], typed or stepped, bound to a trait; what is out of range goes to the nearest limit. */
+export function createNumber<Traits, K extends keyof Traits & string>(
+  model: Model<Traits>,
+  name: K,
+  label: string,
+  limits: { min: number; max: number },
+  life: AbortSignal,
+): HTMLElement {
+  const id = uniqueId(name);
+  const input = h("input", { type: "number", id, ...limits, step: 1, "data-number": name, ...KEEP_KEYS });
+  const show = (): void => {
+    input.value = String(model.get(name));
+  };
+  input.addEventListener("change", () => {
+    const value = Math.round(input.valueAsNumber);
+    if (Number.isFinite(value)) assign(model, name, Math.min(limits.max, Math.max(limits.min, value)) as Traits[K]);
+    show();
+  });
+  onChange(model, [name], life, show);
+  show();
+  return h("div", { class: "saelab-field" }, h("label", { for: id }, label), input);
+}

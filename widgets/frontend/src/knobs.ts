@@ -1,0 +1,29 @@
+import { assign, type Model, onChange } from "./anywidget";
+import { h } from "./dom";
+import type { Knob } from "./knob_scale";
+import { createSlider } from "./slider";
+
+/** Why a knob is off as things stand, or null when it isn't. */
+export type Reason = (knob: Knob) => string | null;
+
+/** A slider for each knob, bound to the trait of its name. `reasonFor` is asked again when one of `watched` changes. */
+export function createKnobs<Traits>(
+  model: Model<Traits>,
+  knobs: readonly Knob[],
+  life: AbortSignal,
+  reasonFor: Reason = () => null,
+  watched: readonly (keyof Traits & string)[] = [],
+): HTMLElement {
+  const sliders = knobs.map((knob) => {
+    const name = knob.name as keyof Traits & string;
+    const slider = createSlider(knob, life, (value) => assign(model, name, value as Traits[typeof name]));
+    const show = (): void => slider.show(Number(model.get(name)));
+    const enable = (): void => slider.setDisabled(reasonFor(knob));
+    onChange(model, [name], life, show);
+    onChange(model, watched, life, enable);
+    show();
+    enable();
+    return slider.element;
+  });
+  return h("div", { class: "saelab-knobs" }, ...sliders);
+}

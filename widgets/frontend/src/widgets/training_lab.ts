@@ -1,0 +1,193 @@
+import { assign, type Model, onChange, type RenderContext } from "../anywidget";
+import { decodeFloat32, Table } from "../buffers";
+import { stepDomain } from "../chart_scale";
+import { createButton, createNumber, createRadios, createSelect, createToggles, type Option } from "../controls";
+import { h, KEEP_KEYS, setText } from "../dom";
+import { formatCount, formatRate } from "../format";
+import { atMostEvery, oncePerFrame } from "../frame";
+import type { Kernel } from "../kernel";
+import { createKnobs } from "../knobs";
+import type { Knob } from "../knob_scale";
+import { type ChartEvent, type ChartSpec, createLineChart } from "../line_chart";
+import { createStatus } from "../status";
+import "../theme.css";
+import "./training_lab.css";
+
+interface Run {
+  label: string;
+  history: unknown;
+  kept: boolean;
+}
+
+interface Traits {
+  architecture: string;
+  preset: string;
+  ablations: readonly string[];
+  seed: number;
+  options: { architecture: readonly Option[]; preset: readonly Option[]; ablations: readonly Option[] };
+  l1_coefficient: number;
+  aux_coefficient: number;
+  gate_threshold: number;
+  lr: number;
+  knobs: readonly (Knob & { enabled_for: readonly string[] })[];
+  running: boolean;
+  step: number;
+  steps_per_second: number;
+  n_steps: number;
+  status: string;
+  error: string;
+  kernel: boolean;
+  history: unknown;
+  columns: readonly string[];
+  charts: readonly ChartSpec[];
+  events: readonly ChartEvent[];
+  runs: readonly Run[];
+}
+
+type LabModel = Model<Traits>;
+
+/** Start or pause, step, reset, keep and export, and how far the training is. */
+function createToolbar(model: LabModel, kernel: Kernel, life: AbortSignal): HTMLElement {
+  const toggle = createButton("toggle", "Start", () => assign(model, "running", !model.get("running")), true);
+  const step = createButton("step", "Step", () => kernel.ask({ kind: "take_step" }));
+  const reset = createButton("reset", "Reset", () => kernel.ask({ kind: "reset" }));
+  const keep = createButton("keep", "Keep run", () => kernel.ask({ kind: "keep_run" }));
+  const save = createButton("export", "Export", () => kernel.ask({ kind: "export" }));
+  toggle.title = "Train, or pause: everything stays as it is";
+  step.title = "One step of training";
+  reset.title = "Start anew, with the knobs as they stand; this run stays as a shadow";
+  keep.title = "Keep these curves as a shadow behind the next ones";
+  save.title = "Write the SAE, the curves and the settings to a folder";
+
+  const count = h("span", { class: "saelab-count", "data-show": "step" });
+  const total = h("span", {});
+  const speed = h("span", { class: "saelab-count saelab-count-speed", "data-show": "steps_per_second" });
+  const progress = h("div", { class: "saelab-progress" }, h("span", {}, count, total, " steps"), h("span", {}, speed, " steps/s"));
+
+  const show = (): void => {
+    setText(toggle, model.get("running") ? "Pause" : "Start");
+    for (const button of [toggle, reset, keep, save]) button.disabled = !model.get("kernel");
+    step.disabled = model.get("running") || !model.get("kernel");
+    const nSteps = model.get("n_steps");
+    setText(count, formatCount(model.get("step")));
+    setText(total, nSteps > 0 ? ` / ${formatCount(nSteps)}` : "");
+    setText(speed, formatRate(model.get("steps_per_second")));
+  };
+  onChange(model, ["running", "step", "n_steps", "steps_per_second"], life, oncePerFrame(show, life));
+  show();
+  return h("div", { class: "saelab-toolbar" }, toggle, step, reset, keep, save, progress);
+}
+
+/** What starts anew when it changes: architecture, preset, ablations, seed. */
+function createSetup(model: LabModel, life: AbortSignal): HTMLElement {
+  const options = model.get("options");
+  const architecture = createRadios(model, "architecture", "Architecture", options.architecture, life);
+  const preset = createSelect(model, "preset", "Preset", options.preset, life);
+  const ablations = createToggles(model, "ablations", "Without", options.ablations, life);
+  const seed = createNumber(model, "seed", "Seed", { min: 0, max: 999_999 }, life);
+  const setup = h("fieldset", { class: "saelab-setup" }, architecture, preset.element, ablations, seed);
+  const show = (): void => {
+    setup.disabled = !model.get("kernel");
+    ablations.disabled = model.get("architecture") !== "gated" || model.get("preset") !== "paper";
+    ablations.title = ablations.disabled ? "Only the gated architecture in the paper's preset has ablations" : "";
+  };
+  onChange(model, ["architecture", "preset"], life, show);
+  show();
+  return setup;
+}
+
+/** Why a knob is off as things stand, or null when it isn't. */
+function reasonFor(knob: Knob, model: LabModel): string | null {
+  if (!model.get("kernel")) return "Off: this page has no kernel.";
+  const { enabled_for } = knob as Traits["knobs"][number];
+  if (enabled_for.includes(model.get("architecture"))) return null;
+  const labels = model.get("options").architecture.filter(({ value }) => enabled_for.includes(value));
+  return `Off: only the ${labels.map(({ label }) => label.toLowerCase()).join(" or the ")} architecture has this knob.`;
+}
+
+/** The curves of a run, decoded once. */
+function runTables(columns: readonly string[]): (run: Run) => Table {
+  const known = new WeakMap<Run, Table>();
+  return (run) => {
+    const table = known.get(run) ?? new Table(decodeFloat32(run.history), columns);
+    known.set(run, table);
+    return table;
+  };
+}
+
+function createCharts(model: LabModel, root: HTMLElement, life: AbortSignal): HTMLElement {
+  const charts = model.get("charts").map((spec, index) => ({
+    spec,
+    chart: createLineChart(spec, life, { labelsEvents: index === 0 }),
+  }));
+  const describe = atMostEvery(1000, () => charts.forEach(({ chart }) => chart.describe()), life);
+  const tableOf = runTables(model.get("columns"));
+  let draws = 0;
+  const draw = (): void => {
+    const table = new Table(decodeFloat32(model.get("history")), model.get("columns"));
+    const x = table.column("step");
+    const runs = model.get("runs").map((run) => ({ label: run.label, table: tableOf(run) }));
+    const longest = Math.max(x.at(-1) ?? NaN, ...runs.map((run) => run.table.column("step").at(-1) ?? 0));
+    const xDomain = stepDomain(x[0] ?? NaN, longest, model.get("n_steps"));
+    for (const { spec, chart } of charts) {
+      const others = spec.others.map(({ column }) => table.column(column));
+      const ghosts = runs.map((run) => ({ label: run.label, x: run.table.column("step"), y: run.table.column(spec.column) }));
+      chart.draw({ x, xDomain, y: table.column(spec.column), others, ghosts, events: model.get("events") });
+    }
+    describe();
+    root.dataset.draws = String(++draws);
+  };
+  const redraw = oncePerFrame(draw, life);
+  onChange(model, ["history", "columns", "events", "n_steps", "runs"], life, redraw);
+  redraw();
+  return h("div", { class: "saelab-charts saelab-training-charts" }, ...charts.map(({ chart }) => chart.element));
+}
+
+/** The runs that are drawn as shadows, each with a button that takes it away. */
+function createRuns(model: LabModel, kernel: Kernel, life: AbortSignal): HTMLElement {
+  const list = h("ul", { class: "saelab-runs" });
+  const show = (): void => {
+    const items = model.get("runs").map(({ label, kept }, index) => {
+      const text = kept ? label : `${label} (the run before)`;
+      const button = h(
+        "button",
+        { type: "button", class: "saelab-forget", "aria-label": `Take away: ${text}`, title: "Take away", ...KEEP_KEYS },
+        "×",
+      );
+      button.disabled = !model.get("kernel");
+      button.addEventListener("click", () => kernel.ask({ kind: "forget_run", index }));
+      return h("li", {}, text, button);
+    });
+    list.replaceChildren(...items);
+    list.hidden = items.length === 0;
+  };
+  onChange(model, ["runs"], life, show);
+  show();
+  return h("div", { class: "saelab-runs-line", role: "group", "aria-label": "Earlier runs, drawn as shadows" }, list);
+}
+
+function render({ model, el }: RenderContext<Traits>): () => void {
+  const life = new AbortController();
+  const { signal } = life;
+  const root = h("div", { class: "saelab saelab-root saelab-training-lab", "data-draws": 0 });
+  const status = createStatus(model, signal, ["history"]);
+  root.append(
+    createToolbar(model, status, signal),
+    createSetup(model, signal),
+    h(
+      "div",
+      { class: "saelab-panel" },
+      createKnobs(model, model.get("knobs"), signal, (knob) => reasonFor(knob, model), ["architecture"]),
+      createCharts(model, root, signal),
+    ),
+    createRuns(model, status, signal),
+    status.element,
+  );
+  el.append(root);
+  return () => {
+    life.abort();
+    root.remove();
+  };
+}
+
+export default { render };

@@ -1,0 +1,139 @@
+"""The one vocabulary of all widgets: what each quantity and each knob is called, its colour, unit, digits and range."""
+
+from typing import Any
+
+COLORS = {
+    "l0": "#0072B2",
+    "gamma": "#D55E00",
+    "fvu": "#009E73",
+    "probe": "#CC79A7",
+    "dead": "#6B6B6B",
+    "loss": "#B8860B",
+}
+"""Okabe-Ito, one colour a quantity, as in the front end's theme; two more for what the palette has no hue left for."""
+ARCHITECTURE_COLORS = {
+    "standard": "#E69F00",
+    "rescale_shift": "#56B4E9",
+    "gated": "#222222",
+    "jumprelu": "#009E73",
+}
+"""As in `saelab.figures`; the front end's theme has them for dark pages too."""
+ARCHITECTURE_LABELS = {
+    "standard": "Standard",
+    "gated": "Gated",
+    "rescale_shift": "Rescale and shift",
+    "jumprelu": "JumpReLU",
+}
+
+_CHARTS: dict[str, dict[str, Any]] = {
+    "l0": {
+        "label": "L0",
+        "unit": "features on",
+        "help": "Mean number of features on per token.",
+        "domain": [1.0, None],
+        "scale": "log",
+        "digits": 1,
+        "color": "l0",
+    },
+    "gamma": {
+        "label": "Bias \N{GREEK SMALL LETTER GAMMA}",
+        "help": "Relative reconstruction bias: below 1 the reconstruction has shrunk.",
+        "domain": [0.4, 1.2],
+        "reference": {"value": 1.0, "label": "unbiased"},
+        "color": "gamma",
+    },
+    "fvu": {
+        "label": "FVU",
+        "help": "Fraction of the activations' variance that the reconstruction leaves unexplained.",
+        "domain": [0.0, 1.0],
+        "color": "fvu",
+    },
+    "probe_accuracy": {
+        "label": "Probe accuracy",
+        "help": "Sentiment, read by a linear probe from the codes of snippets it has not seen;",
+        "domain": [0.4, 1.0],
+        "color": "probe",
+    },
+    "loss_recovered": {
+        "label": "Loss recovered",
+        "help": "How much of the model's own loss survives when the SAE is spliced in: 1 is all of it.",
+        "domain": [None, 1.0],
+        "reference": {"value": 1.0, "label": "nothing lost"},
+        "color": "loss",
+    },
+    "n_dead": {
+        "label": "Dead features",
+        "unit": "features",
+        "help": "On for no input of the last 100 steps.",
+        "domain": [0.0, None],
+        "digits": 0,
+        "color": "dead",
+    },
+    "loss": {
+        "label": "Loss",
+        "help": "Summed over the width, mean over tokens, on held-out activations; its terms:",
+        "domain": [None, None],
+        "scale": "log",
+        "digits": 1,
+        "color": "loss",
+    },
+}
+_KNOBS: dict[str, dict[str, Any]] = {
+    "l1_coefficient": {
+        "label": "L1 penalty",
+        "symbol": "\N{GREEK SMALL LETTER LAMDA}",
+        "help": "Price of one unit of feature activation, against squared error summed over d_in.",
+        "min": 0.25,
+        "max": 16.0,
+        "scale": "log",  # its steps are in decades
+        "default": 4.0,
+    },
+    "aux_coefficient": {
+        "label": "Auxiliary loss",
+        "symbol": "\N{GREEK SMALL LETTER ALPHA}",
+        "help": "Weight of the term that teaches the gate to reconstruct. A standard SAE has no such term.",
+        "min": 0.0,
+        "max": 4.0,
+        "default": 1.0,
+        "paper": 1.0,
+    },
+    "gate_threshold": {
+        "label": "Gate threshold",
+        "symbol": "\N{GREEK SMALL LETTER THETA}",
+        "help": "A feature is on where its gate pre-activation exceeds this. It acts at once, also while paused.",
+        "min": -1.0,
+        "max": 4.0,
+        "default": 0.0,
+        "paper": 0.0,
+    },
+    "lr": {
+        "label": "Learning rate",
+        "symbol": "\N{GREEK SMALL LETTER ETA}",
+        "help": "Adam's step. Higher learns sooner and settles less well.",
+        "min": 1e-4,
+        "max": 1e-2,
+        "scale": "log",
+        "default": 1e-3,
+        "paper": 3e-4,
+    },
+}
+
+
+def chart(column: str, **changes: Any) -> dict[str, Any]:
+    """The front end's specification of a chart of one quantity, with what this widget says differently."""
+    usual = {"unit": "", "scale": "linear", "reference": None, "others": [], "digits": 3}
+    return {"column": column, **usual, **_CHARTS[column], **changes}
+
+
+def other_line(column: str, label: str, color: str) -> dict[str, str]:
+    """A further, dashed line of a chart; ``color`` is one of `COLORS`."""
+    return {"column": column, "label": label, "color": color}
+
+
+def knob(name: str, **changes: Any) -> dict[str, Any]:
+    """The front end's specification of one slider, bound to the trait ``name``.
+
+    A knob that this module does not know needs at least ``label``, ``help``, ``min``, ``max`` and ``default``.
+    """
+    usual = {"name": name, "symbol": "", "unit": "", "step": 0.05, "scale": "linear", "paper": None}
+    return {**usual, **_KNOBS.get(name, {}), **changes}
