@@ -121,7 +121,7 @@ _KNOBS: dict[str, dict[str, Any]] = {
 
 def chart(column: str, **changes: Any) -> dict[str, Any]:
     """The front end's specification of a chart of one quantity, with what this widget says differently."""
-    usual = {"unit": "", "scale": "linear", "reference": None, "others": [], "digits": 3}
+    usual: dict[str, Any] = {"unit": "", "scale": "linear", "reference": None, "others": [], "digits": 3}
     return {"column": column, **usual, **_CHARTS[column], **changes}
 
 
@@ -135,5 +135,5 @@ def knob(name: str, **changes: Any) -> dict[str, Any]:
 
     A knob that this module does not know needs at least ``label``, ``help``, ``min``, ``max`` and ``default``.
     """
-    usual = {"name": name, "symbol": "", "unit": "", "step": 0.05, "scale": "linear", "paper": None}
+    usual: dict[str, Any] = {"name": name, "symbol": "", "unit": "", "step": 0.05, "scale": "linear", "paper": None}
     return {**usual, **_KNOBS.get(name, {}), **changes}

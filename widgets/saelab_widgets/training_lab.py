@@ -357,14 +357,10 @@ class TrainingLab(Instrument, HasSAE):
         return {"label": label or ", ".join(parts), "history": self.history, "kept": kept}
 
     def _build_trainer(self) -> None:
-        gated_of_the_paper = self.architecture == "gated" and self.preset == "paper"
-        sae = ARCHITECTURES[self.architecture](
-            self._train_x.shape[1],
-            self._d_sae,
-            seed=self.seed,
-            preset=self.preset,
-            **({"ablations": self.ablations} if gated_of_the_paper else {}),
-        )
+        settings: dict[str, Any] = {"seed": self.seed, "preset": self.preset}
+        if self.architecture == "gated" and self.preset == "paper":
+            settings["ablations"] = self.ablations
+        sae = ARCHITECTURES[self.architecture](self._train_x.shape[1], self._d_sae, **settings)
         config = TrainingConfig(n_steps=self.n_steps, batch_size=BATCH_SIZE, seed=self.seed)
         sae.trained_on = self._trained_on
         self.trainer = Trainer(sae, self._train_x, config)
