@@ -8,6 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+FLAGS = (
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -20,6 +28,11 @@ def find_chromium() -> str | None:
         if path := shutil.which(name):
             return path
     return _playwright_chromium()
+
+
+def root_flags() -> list[str]:
+    """Chromium's sandbox does not start as root."""
+    return ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
 
 
 def _playwright_chromium() -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,19 +14,10 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from saelab_widgets.instrument import Instrument
 
 sys.path.insert(0, str(Path(__file__).parent))
-from chromium import find_chromium  # type: ignore[import-not-found]
+from chromium import FLAGS, find_chromium, root_flags  # type: ignore[import-not-found]
 
 NOT_THE_WIDGETS_OWN = ("_esm", "_css", "layout", "tabbable", "tooltip")
 STATIC = Path(__file__).parents[2] / "widgets" / "saelab_widgets" / "static"
-FLAGS = (
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
 # What anywidget gives to a widget, and a record of what the widget did with it.
 MOCK_MODEL = """
 class MockModel {
@@ -93,10 +83,8 @@ def browser() -> Iterator[Browser]:
             "or set SAELAB_CHROMIUM to the path of yours.",
             pytrace=False,
         )
-    # Chromium's sandbox doesn't start as root.
-    root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, headless=True, args=[*FLAGS, *root])
+        browser = playwright.chromium.launch(executable_path=path, headless=True, args=[*FLAGS, *root_flags()])
         yield browser
         browser.close()
 

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
-import signal
-import socket
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-TUTORIALS = Path(__file__).parents[2] / "tutorials"
-TOKEN = "test"
-SECONDS = 1000  # Playwright counts milliseconds
+sys.path.insert(0, str(Path(__file__).parent))
+from live_notebook import (  # type: ignore[import-not-found]
+    SECONDS,
+    TOKEN,
+    drag,
+    jupyterlab,
+    run_all,
+    step,
+    until,
+    value,
+    wait_for_kernel,
+)
+
 PICTURES = os.environ.get("SAELAB_PICTURES")
 """A folder for screenshots to look at; none by default."""
 
@@ -28,43 +30,8 @@ PICTURES = os.environ.get("SAELAB_PICTURES")
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`saelab lab` in a folder of its own, as `make lab ARGS="--no-browser"` starts it; its address."""
-    home = tmp_path_factory.mktemp("home")
-    shutil.copytree(TUTORIALS, home / "tutorials", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folders = {f"JUPYTER_{name}_DIR": str(home / name) for name in ("CONFIG", "DATA", "RUNTIME")}
-    options = [
-        "--no-browser",
-        "--ip=127.0.0.1",
-        f"--port={port}",
-        "--ServerApp.port_retries=0",
-        f"--IdentityProvider.token={TOKEN}",
-        "--LabApp.expose_app_in_browser=True",
-    ]
-    log = home / "log"
-    with log.open("w") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "saelab.cli", "lab", *options],
-            cwd=home,
-            env=os.environ | folders | {"IPYTHONDIR": str(home / "ipython")},
-            stdout=stream,
-            stderr=stream,
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        end = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(f"{address}/api?token={TOKEN}", timeout=1)
-                break
-            except (urllib.error.URLError, TimeoutError):
-                assert process.poll() is None and time.monotonic() < end, log.read_text()
-                time.sleep(0.2)
+    with jupyterlab(tmp_path_factory.mktemp("home")) as address:
         yield address
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(20)
 
 
 def picture(what: Page | Locator, name: str) -> None:
@@ -72,46 +39,11 @@ def picture(what: Page | Locator, name: str) -> None:
         what.screenshot(path=Path(PICTURES) / f"{name}.png")
 
 
-def value(lab: Locator, chart: str) -> float:
-    return float(lab.locator(f"[data-chart={chart}]").get_attribute("data-value") or "nan")
-
-
-def step(lab: Locator) -> int:
-    return int(re.sub(r"\D", "", lab.locator("[data-show=step]").inner_text()))
-
-
-def until(page: Page, condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"within {seconds:g} s this did not happen: {what}"
-        page.wait_for_timeout(50)
-
-
-def drag(page: Page, slider: Locator, start: float, end: float) -> None:
-    """By mouse, from one share of the track to another, in 25 moves."""
-    box = slider.bounding_box()
-    assert box is not None
-    thumb = 8
-
-    def x(share: float) -> float:
-        return box["x"] + thumb + share * (box["width"] - 2 * thumb)
-
-    y = box["y"] + box["height"] / 2
-    page.mouse.move(x(start), y)
-    page.mouse.down()
-    page.mouse.move(x(end), y, steps=25)
-    page.mouse.up()
-
-
 def open_lab(page: Page, server: str) -> Locator:
     """Open JupyterLab as it greets a newcomer, run all cells, and return the lab of section 3."""
     page.goto(f"{server}/?token={TOKEN}")  # where `saelab lab` points a browser
-    page.wait_for_function(
-        "() => window.jupyterapp?.shell?.currentWidget?.context?.path === '00_start_here.ipynb' && "
-        "window.jupyterapp.shell.currentWidget.sessionContext?.session?.kernel?.connectionStatus === 'connected'",
-        timeout=90 * SECONDS,
-    )
-    page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    wait_for_kernel(page, "00_start_here.ipynb")
+    run_all(page)
     lab = page.locator(".saelab-training-lab").first
     lab.wait_for(timeout=120 * SECONDS)
     lab.scroll_into_view_if_needed()

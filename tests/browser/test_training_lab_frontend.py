@@ -286,6 +286,78 @@ def test_start_pause_and_reset_reach_the_kernel(mount: Mount) -> None:
     assert page.evaluate("() => model.sent") == [HELLO, {"kind": "reset", "id": 2}]
 
 
+def test_step_keep_and_export_reach_the_kernel_and_step_is_off_while_training(mount: Mount) -> None:
+    page = mount("training_lab", traits())
+    for action in ("step", "keep", "export"):
+        page.locator(f'[data-action="{action}"]').click()
+    kinds = [message["kind"] for message in page.evaluate("() => model.sent")]
+    assert kinds == ["hello", "take_step", "keep_run", "export"]
+    page.evaluate("() => model.set('running', true)")
+    page.get_by_role("button", name="Pause").wait_for()
+    assert page.locator('[data-action="step"]').is_disabled()
+
+
+def test_preset_ablations_and_seed_are_chosen_on_the_screen(mount: Mount) -> None:
+    page = mount("training_lab", traits())
+    page.get_by_label("no r_mag").check()
+    assert trait(page, "ablations") == ["no_r_mag"]
+    page.get_by_label("Seed").fill("12")
+    page.get_by_label("Seed").press("Enter")
+    assert trait(page, "seed") == 12
+    page.get_by_label("Seed").fill("-3")
+    page.get_by_label("Seed").press("Tab")
+    assert trait(page, "seed") == 0 and page.get_by_label("Seed").input_value() == "0"
+    page.get_by_label("Preset").select_option("norm_weighted")
+    assert trait(page, "preset") == "norm_weighted"
+    assert page.get_by_label("no r_mag").is_disabled() and page.get_by_label("no r_mag").is_checked()
+    page.evaluate("() => { model.set('preset', 'paper'); model.set('ablations', []); model.set('seed', 5) }")
+    assert page.get_by_label("no r_mag").is_enabled() and not page.get_by_label("no r_mag").is_checked()
+    assert page.get_by_label("Preset").input_value() == "paper" and page.get_by_label("Seed").input_value() == "5"
+
+
+def test_earlier_runs_are_shadows_with_names_and_can_be_taken_away(mount: Mount) -> None:
+    runs = [{"label": "gated, L1 1", "history": history(training_rows(40)), "kept": True}]
+    runs.append({"label": "standard, L1 4", "history": history(training_rows(50)), "kept": False})
+    page = mount("training_lab", traits(runs=runs))
+    page.wait_for_selector('[data-chart="fvu"] path.saelab-ghost[d^=M]')
+    assert page.locator('[data-chart="l0"] path.saelab-ghost title').all_text_contents() == [
+        "gated, L1 1",
+        "standard, L1 4",
+    ]
+    assert page.locator(".saelab-runs li").all_inner_texts() == [
+        "gated, L1 1\n×",
+        "standard, L1 4 (the run before)\n×",
+    ]
+    page.get_by_role("button", name="Take away: standard, L1 4").click()
+    assert page.evaluate("() => model.sent.at(-1)") == {"kind": "forget_run", "index": 1, "id": 2}
+    page.evaluate("() => model.set('runs', [])")
+    page.wait_for_function("() => document.querySelectorAll('path.saelab-ghost').length === 0")
+
+
+def test_a_shadow_longer_than_the_run_is_seen_whole(mount: Mount) -> None:
+    runs = [{"label": "long", "history": history(training_rows(300)), "kept": True}]
+    page = mount("training_lab", traits(runs=runs, history=history(training_rows(5)), events=[]))
+    page.wait_for_selector('[data-chart="l0"] path.saelab-ghost[d^=M]')
+    ends = page.locator('[data-chart="l0"] path.saelab-ghost').evaluate("(e) => e.getBBox().x + e.getBBox().width")
+    right = page.locator('[data-chart="l0"] svg').evaluate("(e) => e.clientWidth")
+    assert ends <= right
+
+
+def test_a_kernel_that_does_not_answer_is_told_of_until_it_does(mount: Mount, page: Page) -> None:
+    page.clock.install()
+    mount("training_lab", traits())
+    said = page.locator("[data-show=kernel]")
+    assert said.text_content() == ""
+    page.clock.run_for(5000)
+    assert "does not answer" in (said.text_content() or "")
+    page.evaluate("() => model.answer()")
+    assert said.text_content() == ""
+    page.locator('[data-action="step"]').click()
+    page.evaluate("() => model.answer()")
+    page.clock.run_for(5000)
+    assert said.text_content() == ""
+
+
 def test_start_becomes_pause_without_changing_its_size(mount: Mount) -> None:
     page = mount("training_lab", traits())
     toggle = page.locator('[data-action="toggle"]')

@@ -5,7 +5,13 @@ import time
 from itertools import pairwise
 
 import pytest
-from saelab_widgets.background import PUBLISH_SECONDS, BackgroundLoop
+import torch
+from saelab_widgets.background import (
+    PUBLISH_SECONDS,
+    BackgroundLoop,
+    LatestTask,
+    one_torch_thread_on_small_machines,
+)
 
 
 class Counter:
@@ -91,3 +97,58 @@ def test_a_step_that_hangs_is_reported_and_not_waited_for_forever() -> None:
         loop.stop(0.1)
     release.set()
     loop.stop()
+
+
+def test_of_the_jobs_that_wait_only_the_newest_runs() -> None:
+    done, release, errors = list[int](), threading.Event(), list[Exception]()
+    task = LatestTask(errors.append)
+
+    def first() -> None:
+        release.wait(10)
+        done.append(0)
+
+    task.submit(first)
+    while task.superseded:
+        time.sleep(0.001)
+    for job in range(1, 6):
+        task.submit(lambda job=job: done.append(job))  # type: ignore[misc]
+    assert task.superseded
+    release.set()
+    task.wait(10)
+    assert done == [0, 5] and not errors
+
+
+def test_a_job_that_fails_is_handed_over_and_the_next_one_runs() -> None:
+    done, errors = list[int](), list[Exception]()
+    task = LatestTask(errors.append)
+    task.submit(lambda: 1 // 0)  # type: ignore[arg-type]
+    task.wait(10)
+    task.submit(lambda: done.append(1))
+    task.wait(10)
+    assert isinstance(errors[0], ZeroDivisionError) and done == [1]
+
+
+def test_a_finished_task_leaves_no_thread_behind() -> None:
+    task = LatestTask(lambda error: None)
+    task.submit(lambda: None)
+    task.wait(10)
+    end = time.monotonic() + 5
+    while any(thread.name == "saelab-latest-task" for thread in threading.enumerate()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_threads_come_back_when_the_last_of_several_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        first, second = one_torch_thread_on_small_machines(), one_torch_thread_on_small_machines()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert torch.get_num_threads() == 1
+        second.__exit__(None, None, None)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

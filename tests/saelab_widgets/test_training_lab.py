@@ -1,16 +1,20 @@
 """The lab in Python, with no browser: its traits are its state, and training answers them."""
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import traitlets
 from saelab_widgets import TrainingLab
-from saelab_widgets.training_lab import MAX_ROWS
+from saelab_widgets.training_lab import MAX_KEPT_RUNS, MAX_RECORDS, MAX_ROWS, WORTH_KEEPING
 
-from saelab import GatedSAE, StandardSAE
+import saelab
+from saelab import GatedSAE, StandardSAE, evaluate
 from saelab.activations import ActivationStore
 from saelab.probing import LabelledActivations, SentimentSplit
 
@@ -121,6 +125,107 @@ def test_a_second_lab_pauses_the_first_so_that_a_cell_run_again_leaves_nothing_b
     again.pause()
 
 
+def test_step_takes_one_step_while_paused_and_none_while_training(lab: TrainingLab) -> None:
+    lab.take_step()
+    assert lab.step == 21 and lab.trainer.n_steps_done == 21 and not lab.running
+    lab.start()
+    until(lambda: lab.step > 25)
+    lab.take_step()
+    assert "One step" not in lab.status
+
+
+def test_loss_terms_add_up_and_are_those_of_the_library(lab: TrainingLab) -> None:
+    lab.l1_coefficient, lab.aux_coefficient = 3.0, 0.5
+    lab.take_step()
+    row = lab.history_frame().iloc[-1]
+    assert row.loss == pytest.approx(row.reconstruction + row.sparsity + row.auxiliary, rel=1e-5)
+    l1 = 3.0 * 22 / 100  # on its way up over the first 100 steps
+    with torch.no_grad():
+        loss = lab.sae.loss(lab.held_out, l1_coefficient=l1, aux_coefficient=0.5)
+    assert row.loss == pytest.approx(loss.total.item(), rel=1e-4)
+    assert row.sparsity == pytest.approx(l1 * loss.sparsity.item(), rel=1e-4)
+    measured = evaluate(lab.sae, lab.held_out)
+    assert (row.l0, row.fvu, row.gamma) == pytest.approx((measured.l0, measured.fvu, measured.gamma), rel=1e-4)
+
+
+def test_a_run_that_is_kept_stays_until_it_is_taken_away(lab: TrainingLab) -> None:
+    lab.keep_run("before")
+    lab.keep_run()
+    assert [run["label"] for run in lab.runs] == ["before", "gated, L1 4"]
+    assert lab.runs[0]["history"] == lab.history and lab.runs[0]["kept"]
+    lab.reset()
+    assert [run["label"] for run in lab.runs] == ["before", "gated, L1 4"]
+    lab.forget_run(0)
+    assert [run["label"] for run in lab.runs] == ["gated, L1 4"]
+    for _ in range(10):
+        lab.keep_run()
+    assert len(lab.runs) == MAX_KEPT_RUNS
+
+
+def test_a_run_that_is_given_up_stays_as_a_shadow_until_the_next_one_is(store: ActivationStore) -> None:
+    lab = TrainingLab(store, d_sae=64, warm_up_steps=WORTH_KEEPING)
+    lab.ablations = ["no_r_mag"]
+    assert [(run["label"], run["kept"]) for run in lab.runs] == [("gated, L1 4", False)]
+    for _ in range(WORTH_KEEPING):
+        lab.take_step()
+    lab.preset = "norm_weighted"
+    assert [run["label"] for run in lab.runs] == ["gated, L1 4, no r_mag"]
+    lab.reset()  # nothing has been trained: there is nothing to remember
+    assert [run["label"] for run in lab.runs] == ["gated, L1 4, no r_mag"]
+
+
+def test_preset_ablations_and_seed_are_those_of_the_sae_that_trains(lab: TrainingLab) -> None:
+    lab.ablations = ["no_auxiliary", "untied_encoders"]
+    assert isinstance(lab.sae, GatedSAE) and lab.sae.ablations == {"no_auxiliary", "untied_encoders"}
+    lab.preset = "norm_weighted"  # has no ablations: they wait
+    assert isinstance(lab.sae, GatedSAE) and lab.sae.preset == "norm_weighted" and not lab.sae.ablations
+    lab.preset = "paper"
+    assert isinstance(lab.sae, GatedSAE) and lab.sae.ablations == {"no_auxiliary", "untied_encoders"}
+    lab.ablations = []
+    lab.seed = 7
+    assert torch.equal(lab.sae.W_dec, GatedSAE(256, 128, seed=7).W_dec)
+
+
+def test_learning_rate_is_a_knob_like_the_others(lab: TrainingLab) -> None:
+    lab.lr = 5e-3
+    assert lab.trainer.lr == 5e-3 and lab.events[-1]["label"] == "Learning rate 0.001 → 0.005"
+
+
+def test_export_writes_the_sae_the_curves_and_the_settings(
+    lab: TrainingLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lab.start()
+    first, second = lab.export(), lab.export()
+    assert lab.running and first != second and first.parent == Path("runs")
+    lab.pause()
+    folder = lab.export(tmp_path / "mine")
+    assert torch.equal(saelab.load(folder / "sae.safetensors").W_enc, lab.sae.W_enc)
+    assert pd.read_csv(folder / "history.csv").step.iloc[-1] == lab.step
+    settings = json.loads((folder / "settings.json").read_text())
+    assert settings["l1_coefficient"] == 4.0 and settings["seed"] == 0 and settings["step"] == lab.step
+    assert str(folder) in lab.status
+    lab._receive(lab, {"kind": "export", "id": 1}, [])  # from the page
+    with pytest.raises(FileExistsError):
+        lab.export(folder)
+
+
+def test_what_it_remembers_does_not_grow_with_training(lab: TrainingLab) -> None:
+    for _ in range(1500):
+        lab.trainer.records.append(lab.trainer.records[-1])
+    lab.take_step()
+    assert len(lab.trainer.records) == MAX_RECORDS and lab.step == 21
+
+
+def test_closing_the_lab_ends_its_training(lab: TrainingLab) -> None:
+    lab.start()
+    until(lambda: lab.step > 21)
+    lab.close()
+    done = lab.trainer.n_steps_done
+    time.sleep(0.1)
+    assert lab.trainer.n_steps_done == done
+
+
 def test_an_error_while_training_is_shown_in_the_widget(lab: TrainingLab) -> None:
     lab.trainer.lr = math.nan
     lab.start()
@@ -179,6 +284,8 @@ def test_wrong_input_gets_a_sentence(store: ActivationStore) -> None:
         TrainingLab(store, sentiment=sentiment(8))
     with pytest.raises(ValueError, match="gated, standard, not 'topk'"):
         TrainingLab(store, architecture="topk")
+    with pytest.raises(ValueError, match="ablations must be one of .*no_r_mag.*, not 'no_gate'"):
+        TrainingLab(store, ablations=("no_gate",))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="NaN"):
         TrainingLab(store.activations[:] * float("nan"))
     lab = TrainingLab(store, d_sae=64, warm_up_steps=0)

@@ -66,6 +66,7 @@ _CHARTS: dict[str, dict[str, Any]] = {
         "unit": "features",
         "help": "On for no input of the last 100 steps.",
         "domain": [0.0, None],
+        "least": 10.0,
         "digits": 0,
         "color": "dead",
     },

@@ -14,6 +14,8 @@ export interface ChartSpec {
   /** Limits of the y axis; null: from the data. */
   domain: readonly [number | null, number | null];
   scale: ScaleKind;
+  /** A y axis from the data reaches at least so far up. */
+  least?: number;
   reference: { value: number; label: string } | null;
   /** Further columns, each a thinner dashed line with a key; `color` names a colour of the theme. */
   others: readonly { column: string; label: string; color: string }[];
@@ -206,7 +208,8 @@ export function createLineChart(spec: ChartSpec, life: AbortSignal, options: Lin
       latest = data;
       plot.showValue(current()[1]);
       const ghosts = (data.ghosts ?? []).map(({ y }) => y);
-      const extent = extentOf([data.y, ...data.others, ...ghosts, spec.reference ? [spec.reference.value] : []], spec.scale);
+      const fixed = [spec.least ?? NaN, spec.reference?.value ?? NaN];
+      const extent = extentOf([data.y, ...data.others, ...ghosts, fixed], spec.scale);
       yDomain = calmDomain(yDomain, extent, spec.domain, spec.scale);
       plot.draw({ domain: data.xDomain, scale: xScale }, { domain: yDomain, scale: spec.scale }, paint);
     },

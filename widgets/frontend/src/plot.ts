@@ -91,7 +91,7 @@ export function createPlot(spec: PlotSpec, life: AbortSignal): Plot {
   const left = spec.left ?? MARGIN.left;
   const clip = uniqueId("clip");
   const svg = select(element).append("svg").attr("role", "img").attr("height", height);
-  const clipRect = svg.append("clipPath").attr("id", clip).append("rect").attr("y", 0).attr("height", height);
+  const clipRect = svg.append("clipPath").attr("id", clip).append("rect");
   const yAxis = svg.append("g").attr("class", "saelab-axis saelab-axis-y").attr("transform", `translate(${left},0)`);
   const xAxis = svg.append("g").attr("class", "saelab-axis").attr("transform", `translate(0,${bottom})`);
   const xLabel = svg.append("text").attr("class", "saelab-x-label").attr("y", height - 3).text(spec.xLabel ?? "");
@@ -109,7 +109,8 @@ export function createPlot(spec: PlotSpec, life: AbortSignal): Plot {
     const toX = scaleOf(x, [left, right]);
     const toY = scaleOf(y, [bottom, MARGIN.top]);
     svg.attr("viewBox", `0 0 ${width} ${height}`);
-    clipRect.attr("x", left - 4).attr("width", right - left + 8);
+    // With room for half a mark around the axes.
+    clipRect.attr("x", left - 4).attr("width", right - left + 8).attr("y", MARGIN.top - 4).attr("height", bottom - MARGIN.top + 8);
     xLabel.attr("x", (left + right) / 2);
     // Equal decimals on a linear axis; on a log axis d3's own format would leave some ticks without a number.
     const yFormat = y.scale === "log" || y.domain[1] >= 10_000 ? formatShort : scaleLinear(y.domain, []).tickFormat(TICKS);

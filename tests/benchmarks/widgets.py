@@ -1,0 +1,273 @@
+"""How soon the widgets answer, in a real JupyterLab and a real Chromium: `make bench-widgets`.
+
+A change is a key press on a focused slider; it is answered when the pixels of the chart that it moves have changed: the
+first mutation of the chart's value, and then the frame in which it is painted. Run it on a machine that does nothing
+else. ``--soak MINUTES`` measures memory instead: a lab that trains while its sliders are dragged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import psutil
+from playwright.sync_api import Locator, Page, sync_playwright
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
+from chromium import FLAGS, ensure_chromium, root_flags  # type: ignore[import-not-found]
+from live_notebook import (  # type: ignore[import-not-found]
+    drag,
+    jupyterlab,
+    open_notebook,
+    run_all,
+    run_code,
+    step,
+    until,
+    write_notebook,
+)
+
+N = 40
+"""Changes of a slider; the first of them are not counted, as they load what is loaded once."""
+SKIPPED = 5
+LAB = "from saelab_widgets import TrainingLab\nlab = TrainingLab()\nlab"
+
+
+class Slider(NamedTuple):
+    """One row of the table."""
+
+    widget: str
+    """Class of the widget's root, without ``saelab-``."""
+    knob: str
+    chart: str
+    """The chart whose value has to change."""
+    kind: str
+    """``"looked up"`` or ``"kernel"``."""
+
+
+NOTEBOOKS: dict[str, tuple[list[str], list[Slider]]] = {
+    "lab": ([LAB], [Slider("training-lab", "gate_threshold", "l0", "kernel")]),
+}
+BOUNDS = {"looked up": 33, "kernel": 100, "kernel, a lab trains": 150, "looked up, a lab trains": 33}
+"""Milliseconds, for the 95th percentile on two cores."""
+
+# Resolves to the milliseconds from the key press to the frame that shows the change.
+ARM = """([root, chart]) => {
+    const element = root.querySelector(`[data-chart="${chart}"]`);
+    window.answer = new Promise((resolve) => {
+        let pressed = 0;
+        addEventListener('keydown', (event) => { pressed = event.timeStamp; }, { capture: true, once: true });
+        const observer = new MutationObserver(() => {
+            if (!pressed) return;
+            observer.disconnect();
+            requestAnimationFrame(() => {
+                const { port1, port2 } = new MessageChannel();
+                port1.onmessage = () => resolve(performance.now() - pressed);
+                port2.postMessage(null);
+            });
+        });
+        observer.observe(element, { attributes: true, attributeFilter: ['data-value'] });
+        setTimeout(() => resolve(NaN), 5000);
+    });
+}"""
+
+
+@contextmanager
+def chromium_page() -> Iterator[Page]:
+    """A page in a Chromium of its own."""
+    path = ensure_chromium()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=[*FLAGS, *root_flags()])
+        yield browser.new_page(viewport={"width": 1300, "height": 1000})
+        browser.close()
+
+
+def open_widgets(page: Page, address: str, home: Path, name: str, cells: list[str], widgets: set[str]) -> None:
+    """A notebook with these cells, run, with all its widgets on the screen."""
+    write_notebook(home / "tutorials" / f"{name}.ipynb", cells)
+    open_notebook(page, address, f"{name}.ipynb")
+    run_all(page)
+    for widget in widgets:
+        page.locator(f".saelab-{widget}").first.wait_for(timeout=600_000)
+    page.wait_for_timeout(3000)
+
+
+def latencies(page: Page, slider: Slider) -> tuple[np.ndarray, bool]:
+    """Milliseconds of each counted change, and whether the widget's picture differs after them."""
+    root = page.locator(f".saelab-{slider.widget}").first
+    knob = root.locator(f"input[data-knob={slider.knob}]")
+    knob.scroll_into_view_if_needed()
+    knob.focus()
+    before = root.locator(f"[data-chart={slider.chart}]").screenshot()
+    found = []
+    for change in range(N):
+        page.evaluate(ARM, [root.element_handle(), slider.chart])
+        page.keyboard.press("ArrowRight" if change < N // 2 else "ArrowLeft")  # and so back to where it was
+        milliseconds = page.evaluate("() => window.answer")
+        if change >= SKIPPED:
+            found.append(milliseconds)
+        page.wait_for_timeout(50)
+    changed = before != root.locator(f"[data-chart={slider.chart}]").screenshot()
+    return np.array(found), changed
+
+
+def report(slider: Slider, kind: str, found: np.ndarray, changed: bool) -> str:
+    lost = int(np.isnan(found).sum())
+    median, p95 = np.nanmedian(found), np.nanpercentile(found, 95)
+    verdict = "ok" if p95 <= BOUNDS[kind] and changed and not lost else "MISSED"
+    lost_text = f", {lost} without an answer" if lost else ""
+    return (
+        f"{slider.widget:20} {slider.knob:24} {kind:24} {len(found):3} changes  median {median:5.1f} ms  "
+        f"p95 {p95:5.1f} ms  (bound {BOUNDS[kind]} ms: {verdict}{lost_text})"
+    )
+
+
+HEADLESS = """
+import sys, time, torch
+from saelab_widgets import TrainingLab
+from saelab_widgets.background import one_torch_thread_on_small_machines
+lab = TrainingLab()
+def rate():
+    for _ in range(100): lab.trainer.step()
+    start, n = time.perf_counter(), 500
+    for _ in range(n): lab.trainer.step()
+    return n / (time.perf_counter() - start)
+both = rate()
+with one_torch_thread_on_small_machines(): one = rate()
+print(one, both)
+"""
+
+
+def headless_rates() -> tuple[float, float]:
+    """Steps a second of the lab's own trainer with no page and no measuring: with one torch thread, and with all."""
+    run = subprocess.run([sys.executable, "-c", HEADLESS], capture_output=True, text=True, check=True)
+    one, both = map(float, run.stdout.split())
+    return one, both
+
+
+# Counts what is drawn, and keeps when and where L0 was.
+WATCH = """(root) => {
+    window.draws = () => Number(root.dataset.draws);
+    window.seen = [];
+    const chart = root.querySelector('[data-chart="l0"]');
+    new MutationObserver(() => seen.push([performance.now(), Number(chart.dataset.value)]))
+        .observe(chart, { attributes: true, attributeFilter: ['data-value'] });
+}"""
+
+
+def training(page: Page, lab: Locator) -> Iterator[str]:
+    """Chart updates and steps a second of a lab that trains, and how soon L0 follows the L1 penalty."""
+    page.evaluate(WATCH, lab.element_handle())
+    toggle = lab.locator("[data-action=toggle]")
+    toggle.click()
+    until(page, lambda: step(lab) > 400, "400 steps", 120)
+    rates, updates = [], []
+    for _ in range(3):
+        start, from_step, from_draws = time.monotonic(), step(lab), page.evaluate("() => draws()")
+        page.wait_for_timeout(5000)
+        seconds = time.monotonic() - start
+        rates.append((step(lab) - from_step) / seconds)
+        updates.append((page.evaluate("() => draws()") - from_draws) / seconds)
+    rate, update = statistics.median(rates), statistics.median(updates)
+    one, both = headless_rates_later(page, toggle)
+    yield (
+        f"training: {update:.1f} chart updates/s (bound 8), {rate:.0f} steps/s, {rate / one:.0%} of {one:.0f} headless "
+        f"on one torch thread (bound 85 %), {rate / both:.0%} of {both:.0f} on all"
+    )
+    toggle.click()
+    until(page, lambda: step(lab) > 2500, "2,500 steps", 300)
+    for factor in ("4 -> 16", "16 -> 4"):
+        yield f"L1 {factor}: {l0_response(page, float(factor.split()[-1]))}"
+        page.wait_for_timeout(10_000)
+    toggle.click()
+
+
+def headless_rates_later(page: Page, toggle: Locator) -> tuple[float, float]:
+    """`headless_rates` while the lab is paused: two that train would share the cores."""
+    toggle.click()
+    page.wait_for_timeout(500)
+    return headless_rates()
+
+
+def l0_response(page: Page, l1: float) -> str:
+    """Seconds until L0 has gone 90 % of the way to where it is 20 s after the L1 penalty has jumped."""
+    before = page.evaluate("() => seen.at(-1)[1]")
+    page.evaluate("() => { seen.length = 0; }")
+    start = page.evaluate("() => performance.now()")
+    run_code(page, f"lab.l1_coefficient = {l1}")
+    page.wait_for_timeout(20_000)
+    seen = np.array(page.evaluate("() => seen"))
+    after = float(np.median(seen[-20:, 1]))
+    way = (seen[:, 1] - before) / (after - before)
+    there = (seen[np.argmax(way >= 0.9), 0] - start) / 1000
+    return f"L0 {before:.1f} -> {after:.1f}, 90 % of the way after {there:.1f} s (bound 3 s)"
+
+
+def soak(page: Page, lab: Locator, minutes: float) -> Iterator[str]:
+    """Memory of kernel and page, minute by minute, while the lab trains and its sliders are dragged."""
+    kernel = psutil.Process(int(run_code(page, "import os; print(os.getpid())")))
+    session = page.context.new_cdp_session(page)
+    lab.locator("[data-action=toggle]").click()
+
+    def state() -> str:
+        session.send("HeapProfiler.collectGarbage")
+        heap = session.send("Runtime.getHeapUsage")["usedSize"] / 2**20
+        nodes = page.evaluate("() => document.querySelectorAll('*').length")
+        resident = kernel.memory_info().rss / 2**20
+        return f"kernel {resident:6.0f} MiB, page's heap {heap:5.1f} MiB, {nodes} elements, step {step(lab):,}"
+
+    start = time.monotonic()
+    page.wait_for_timeout(10_000)
+    yield f"{0:4.1f} min: {state()}"
+    next_report = 60.0
+    while time.monotonic() - start < 60 * minutes:
+        for knob in ("l1_coefficient", "aux_coefficient", "gate_threshold", "lr"):
+            slider = lab.locator(f"input[data-knob={knob}]")
+            slider.scroll_into_view_if_needed()
+            for a, b in ((0.3, 0.8), (0.8, 0.4)):
+                drag(page, slider, a, b, moves=40)
+        if time.monotonic() - start >= next_report:
+            yield f"{(time.monotonic() - start) / 60:4.1f} min: {state()}"
+            next_report += 60
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--soak", type=float, metavar="MINUTES", help="measure memory instead")
+    parser.add_argument("--only", help="only the notebooks whose name contains this")
+    arguments = parser.parse_args()
+    say(f"{os.cpu_count()} cores, of which this process may use {len(os.sched_getaffinity(0))}")
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        with jupyterlab(home) as address, chromium_page() as page:
+            if arguments.soak:
+                open_widgets(page, address, home, "soak", [LAB], {"training-lab"})
+                for line in soak(page, page.locator(".saelab-training-lab").first, arguments.soak):
+                    say(line)
+                return
+            for name, (cells, sliders) in NOTEBOOKS.items():
+                if arguments.only and arguments.only not in name:
+                    continue
+                open_widgets(page, address, home, name, cells, {slider.widget for slider in sliders})
+                for slider in sliders:
+                    say(report(slider, slider.kind, *latencies(page, slider)))
+                if name == "lab":
+                    for line in training(page, page.locator(".saelab-training-lab").first):
+                        say(line)
+
+
+if __name__ == "__main__":
+    main()
