@@ -7,6 +7,7 @@ from saelab_widgets.quantities import COLORS
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 INK = "#444444"
 
@@ -42,6 +43,11 @@ def line_charts_png(rows: "pd.DataFrame", charts: list[dict[str, Any]], *, title
         ax.tick_params(labelsize=7, colors=INK)
         ax.grid(alpha=0.25)
         ax.spines[["top", "right"]].set_visible(False)
+    return as_png(figure)
+
+
+def as_png(figure: "Figure") -> bytes:
+    """What a widget's picture is made of."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -14,6 +14,8 @@ export interface Knob {
   default: number;
   /** The value that the paper used, or null. */
   paper: number | null;
+  /** The only values it takes, rising, where there are only some; limits, step and scale don't matter then. */
+  values?: readonly number[];
 }
 
 /** Maps a knob's value to the position of a range input and back. Positions on a log scale are log10 of the value. */
@@ -29,7 +31,28 @@ export interface KnobScale {
 const clamp = (value: number, min: number, max: number): number => Math.min(max, Math.max(min, value));
 
 export function knobScale(knob: Knob): KnobScale {
+  if (knob.values) return listScale(knob.values);
   return knob.scale === "log" ? logScale(knob) : linearScale(knob);
+}
+
+/** The place of the number in `values` that is nearest. */
+export function nearestIndex(values: readonly number[], value: number): number {
+  const distances = values.map((one) => Math.abs(one - value));
+  return Math.max(0, distances.indexOf(Math.min(...distances)));
+}
+
+/** Positions are places in the list, at equal distances. */
+function listScale(values: readonly number[]): KnobScale {
+  const decimals = Math.max(...values.map(decimalsOf));
+  const last = values.length - 1;
+  return {
+    min: 0,
+    max: last,
+    step: 1,
+    toPosition: (value) => nearestIndex(values, value),
+    toValue: (position) => values[clamp(Math.round(position), 0, last)]!,
+    format: (value) => formatKnob(value, (v) => v.toFixed(decimals)),
+  };
 }
 
 function linearScale({ min, max, step }: Knob): KnobScale {

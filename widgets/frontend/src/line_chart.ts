@@ -17,8 +17,8 @@ export interface ChartSpec {
   /** A y axis from the data reaches at least so far up. */
   least?: number;
   reference: { value: number; label: string } | null;
-  /** Further columns, each a thinner dashed line with a key; `color` names a colour of the theme. */
-  others: readonly { column: string; label: string; color: string }[];
+  /** Further columns, each a thinner dashed line with a key; `color` names a colour of the theme, `dash` is an SVG dash pattern. */
+  others: readonly { column: string; label: string; color: string; dash?: string }[];
   digits: number;
   /** Names a colour variable of the theme. */
   color: string;
@@ -81,20 +81,35 @@ export function valueAt(xs: Float32Array, ys: Float32Array, x: number): number {
   return NaN;
 }
 
+/** The name of a line after a piece of it; `dash` is empty for a solid one, and not given for the usual dashes. */
+export function createKey(label: string, color: string, dash?: string): HTMLElement {
+  const key = h("span", { class: "saelab-chart-key" });
+  key.style.setProperty("--line", `var(--saelab-${color})`);
+  if (dash !== undefined) {
+    key.classList.add("saelab-chart-key-own");
+    const piece = select(key).append("svg").attr("aria-hidden", "true").attr("width", 26).attr("height", 8);
+    piece.append("path").attr("class", "saelab-line").attr("d", "M0,4H26").style("stroke-dasharray", dash);
+  }
+  key.append(label);
+  return key;
+}
+
 /** The library's one small line chart: curves over an x axis, with the current value beside the label. */
 export function createLineChart(spec: ChartSpec, life: AbortSignal, options: LineChartOptions = {}): LineChart {
   const { labelsEvents = false, xScale = "linear", ...layout } = options;
   const plot = createPlot({ ...spec, name: spec.column, ...layout }, life);
-  for (const { label, color } of spec.others) {
-    const key = h("span", { class: "saelab-chart-key" }, label);
-    key.style.setProperty("--line", `var(--saelab-${color})`);
-    plot.caption.append(" ", key);
+  for (const { label, color, dash } of spec.others) {
+    plot.caption.append(" ", createKey(label, color, dash));
   }
   const eventLayer = plot.under.append("g").attr("class", "saelab-events");
   const ghostLayer = plot.marks.append("g").attr("class", "saelab-ghosts");
   const reference = plot.marks.append("line").attr("class", "saelab-reference");
-  const otherPaths = spec.others.map(({ color }) =>
-    plot.marks.append("path").attr("class", "saelab-line saelab-line-secondary").style("--line", `var(--saelab-${color})`),
+  const otherPaths = spec.others.map(({ color, dash }) =>
+    plot.marks
+      .append("path")
+      .attr("class", "saelab-line saelab-line-secondary")
+      .style("--line", `var(--saelab-${color})`)
+      .style("stroke-dasharray", dash ?? ""),
   );
   const mainPath = plot.marks.append("path").attr("class", "saelab-line");
   const cursor = plot.marks.append("line").attr("class", "saelab-cursor").attr("display", "none");

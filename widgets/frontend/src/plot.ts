@@ -35,6 +35,9 @@ type Scale = ScaleContinuousNumeric<number, number>;
 export interface Frame {
   toX: Scale;
   toY: Scale;
+  /** Of the whole drawing, the axes included. */
+  width: number;
+  height: number;
   left: number;
   right: number;
   top: number;
@@ -120,7 +123,7 @@ export function createPlot(spec: PlotSpec, life: AbortSignal): Plot {
     const below = axisBottom(toX).tickValues(xTicks).tickFormat((tick) => formatShort(Number(tick)));
     yAxis.call(beside.tickSize(left - right).tickPadding(6));
     xAxis.call(below.tickSize(4).tickPadding(3));
-    latest.paint({ toX, toY, left, right, top: MARGIN.top, bottom });
+    latest.paint({ toX, toY, width, height, left, right, top: MARGIN.top, bottom });
   }
 
   const observer = new ResizeObserver(([entry]) => {

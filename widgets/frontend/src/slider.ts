@@ -69,7 +69,7 @@ export function createSlider(knob: Knob, life: AbortSignal, onInput: (value: num
   let dragging = false;
 
   function fraction(value: number): number {
-    return (scale.toPosition(value) - scale.min) / (scale.max - scale.min);
+    return (scale.toPosition(value) - scale.min) / (scale.max - scale.min || 1); // one value alone has no range
   }
 
   function moveThumb(): void {

@@ -38,3 +38,12 @@ test("a value outside the range has a position at the nearer end and its true nu
 test("a linear position is cleared of binary noise", () => {
   assert.equal(knobScale(knob({ step: 0.1 })).toValue(0.1 + 0.2), 0.3);
 });
+
+test("a knob of a few values has a position for each, and the nearest for what lies between", () => {
+  const scale = knobScale(knob({ values: [0.25, 0.6, 1, 8] }));
+  assert.deepEqual([scale.min, scale.max, scale.step], [0, 3, 1]);
+  assert.deepEqual([0, 1, 2, 3].map(scale.toValue), [0.25, 0.6, 1, 8]);
+  assert.deepEqual([0.25, 0.7, 8, 100, -1].map(scale.toPosition), [0, 1, 3, 3, 0]);
+  assert.deepEqual([0.25, 0.6, 8].map(scale.format), ["0.25", "0.60", "8.00"]);
+  assert.equal(knobScale(knob({ values: [3] })).toValue(0), 3);
+});
