@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import saelab
-from saelab.activations import ActivationStore
+from saelab.activations import ActivationStore, Pooling
 from saelab.probing import (
     LabelledActivations,
     LabelledSet,
@@ -518,6 +518,22 @@ def test_the_sentiment_set_knows_texts_labels_and_blocks(model: Any, snippets: p
     for one, expected in zip(split, data.split(), strict=True):
         assert torch.equal(one.x, expected.x)
         assert_array_equal(one.rows, expected.rows)
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_several_hooks_in_one_run_give_what_each_alone_gives(
+    model: Any, snippets: pd.DataFrame, pooling: Pooling
+) -> None:
+    scales = {"blocks.0.hook_resid_post": 2.0, "blocks.3.hook_resid_post": 0.5}
+    sets = sentiment_set(model, list(scales), scale=scales, pooling=pooling, snippets=snippets, progress=False)
+    assert list(sets) == list(scales)
+    for hook, scale in scales.items():
+        alone = sentiment_set(model, hook, scale=scale, pooling=pooling, snippets=snippets, progress=False)
+        assert torch.allclose(sets[hook].x, alone.x, atol=1e-5)
+        assert_array_equal(sets[hook].strata, alone.strata)
+        assert (sets[hook].store is None) == (pooling == "last")
+    with pytest.raises(ValueError, match="several hooks need a scale each"):
+        sentiment_set(model, list(scales), scale=2.0, snippets=snippets, progress=False)
 
 
 def test_the_mean_over_tokens_is_that_of_the_snippets_own(model: Any, snippets: pd.DataFrame) -> None:

@@ -1,5 +1,6 @@
 """Live widgets for sparse autoencoders, for JupyterLab, VS Code, Colab and Binder."""
 
+from saelab_widgets.probe_explorer import ProbeExplorer
 from saelab_widgets.training_lab import TrainingLab
 
-__all__ = ["TrainingLab"]
+__all__ = ["ProbeExplorer", "TrainingLab"]

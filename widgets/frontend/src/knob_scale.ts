@@ -14,6 +14,8 @@ export interface Knob {
   default: number;
   /** The value that the paper used, or null. */
   paper: number | null;
+  /** The only values there are, where there are few, rising; they lie at equal distances whatever the scale. */
+  values?: readonly number[];
 }
 
 /** Maps a knob's value to the position of a range input and back. Positions on a log scale are log10 of the value. */
@@ -29,6 +31,7 @@ export interface KnobScale {
 const clamp = (value: number, min: number, max: number): number => Math.min(max, Math.max(min, value));
 
 export function knobScale(knob: Knob): KnobScale {
+  if (knob.values) return listScale(knob.values);
   return knob.scale === "log" ? logScale(knob) : linearScale(knob);
 }
 
@@ -41,6 +44,23 @@ function linearScale({ min, max, step }: Knob): KnobScale {
     toPosition: (value) => clamp(value, min, max),
     toValue: (position) => Number(position.toFixed(decimals)),
     format: (value) => formatKnob(value, (v) => v.toFixed(decimals)),
+  };
+}
+
+/** Positions count the values. A single one has a slider that cannot move. */
+function listScale(values: readonly number[]): KnobScale {
+  const max = Math.max(1, values.length - 1);
+  const nearest = (value: number): number => {
+    const distances = values.map((one) => Math.abs(one - value));
+    return distances.indexOf(Math.min(...distances));
+  };
+  return {
+    min: 0,
+    max,
+    step: 1,
+    toPosition: nearest,
+    toValue: (position) => values[clamp(Math.round(position), 0, values.length - 1)]!,
+    format: (value) => formatKnob(value, String),
   };
 }
 

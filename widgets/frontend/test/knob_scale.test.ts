@@ -38,3 +38,11 @@ test("a value outside the range has a position at the nearer end and its true nu
 test("a linear position is cleared of binary noise", () => {
   assert.equal(knobScale(knob({ step: 0.1 })).toValue(0.1 + 0.2), 0.3);
 });
+
+test("a knob with a list of values stops at these and nowhere else, at equal distances", () => {
+  const scale = knobScale(knob({ scale: "log", min: 1, max: 10, values: [1, 2, 10] }));
+  assert.deepEqual([scale.min, scale.max, scale.step], [0, 2, 1]);
+  assert.deepEqual([0, 1, 2].map(scale.toValue), [1, 2, 10]);
+  assert.deepEqual([1, 2, 10, 7].map(scale.toPosition), [0, 1, 2, 2]);
+  assert.equal(scale.format(2), "2");
+});
