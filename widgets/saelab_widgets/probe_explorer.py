@@ -232,9 +232,9 @@ class ProbeExplorer(Instrument, HasSAE):
         )
         columns = ["layer", "representation", *COLUMNS]
         table = table[columns].replace({"representation": _FIGURE_NAMES})
-        figure = probe_by_layer(table, title=title, size=(9, 4))
+        figure = probe_by_layer(table, title=title, size=(8.5, 3.9))
         buffer = BytesIO()
-        figure.savefig(buffer, format="png", dpi=90)
+        figure.savefig(buffer, format="png", dpi=80)
         return buffer.getvalue()
 
     def _score(self) -> str:
@@ -462,7 +462,7 @@ def _knobs(l1_coefficients: Sequence[float]) -> list[dict[str, Any]]:
     return [
         knob(
             "l1_coefficient",
-            help="Of the SAE whose codes are probed; those that were trained.",
+            help=f"Of the SAE whose codes are probed: {', '.join(f'{l1:g}' for l1 in l1_coefficients)}.",
             values=list(l1_coefficients),
             min=l1_coefficients[0],
             max=l1_coefficients[-1],
@@ -482,7 +482,8 @@ def _charts(data: LabelledSet, numbers: NDArray[np.float32]) -> list[dict[str, A
         chart(
             "probe_accuracy",
             label="Probe accuracy by layer",
-            help=f"Filled: test texts, with 95 % intervals. Hollow: training texts. Logistic regression, C = {C:g}.",
+            help="Filled: test texts, with 95 % intervals; hollow: training texts. "
+            f"PCA has as many dimensions as the SAE has features on. Logistic regression, C = {C:g}.",
             domain=domain,
             reference={"value": chance, "label": f"most frequent label {chance:.2f}"},
         ),

@@ -38,7 +38,7 @@ export function createTextList<Traits extends TextTraits>(model: Model<Traits>, 
   const element = h(
     "section",
     { class: "saelab-probe-texts-panel", "aria-label": "Test texts" },
-    h("div", { class: "saelab-probe-texts-head" }, h("span", { role: "status" }, count, " ", hard), filter, pager),
+    h("div", { class: "saelab-probe-texts-head" }, h("span", { role: "status" }, count, hard), filter, pager),
     list,
   );
 
@@ -87,7 +87,7 @@ export function createTextList<Traits extends TextTraits>(model: Model<Traits>, 
       setText(count, `${formatCount(wrong.length)} of ${formatCount(total)} wrong`);
       const isHard = (row: number): boolean => texts[row]!.hard;
       const hardOnes = [...wrong, ...right].filter(isHard).length;
-      setText(hard, hardOnes ? `(of ${formatCount(hardOnes)} hard ones ${formatCount(wrong.filter(isHard).length)})` : "");
+      setText(hard, hardOnes ? `${formatCount(wrong.filter(isHard).length)} of ${formatCount(hardOnes)} hard ones` : "");
       rows = model.get("shown") === "right" ? right : wrong;
       const key = rows.join();
       if (key === listed && list.firstChild) return; // the reader stays where they are

@@ -143,7 +143,8 @@ function createNumbers(model: ExplorerModel): { element: HTMLElement; show(view:
     head.append(...(mark ? [createSwatch(mark)] : []), name);
     return { row: h("tr", { "data-row": value }, head, ...cells, interval), cells, interval };
   });
-  const heads = ["probe on", "width", "train", "test", "95 %"].map((text) => h("th", { scope: "col" }, text));
+  const heads = ["probe on", "dims", "train", "test", "95 %"].map((text) => h("th", { scope: "col" }, text));
+  heads[1]!.title = "Dimensions: columns that are not zero throughout; of a PCA, its components";
   const element = h(
     "table",
     { class: "saelab-probe-numbers" },
@@ -180,9 +181,10 @@ function createCharts(model: ExplorerModel, life: AbortSignal): { element: HTMLE
     ["n_active", { color: "l0", shape: "circle", dash: "" }, false],
     ["l0", { color: "l0", shape: "circle", dash: "4 3" }, true],
   ];
-  for (const { label } of countSpec.others) {
-    counts.caption.append(" hollow: ", label, ".");
-  }
+  for (const { label } of countSpec.others) counts.caption.append(" hollow: ", label, ".");
+  // It keeps its place, so that the chart below does not move.
+  const before = h("span", { class: "saelab-hidden" }, "Grey: at gate threshold 0.");
+  accuracy.caption.append(" ", before);
 
   let latest: View | null = null;
   const describe = atMostEvery(
@@ -210,6 +212,7 @@ function createCharts(model: ExplorerModel, life: AbortSignal): { element: HTMLE
 
   function show(view: View): void {
     latest = view;
+    before.classList.toggle("saelab-hidden", view.live === null);
     const { at, here, place, representation, live } = view;
     const values = (one: number, column: string): number[] =>
       layers.map((_, layer) => (layer === place.layer ? here[one]! : at(layer, one))(column));
@@ -252,7 +255,7 @@ function render({ model, el }: RenderContext<Traits>): () => void {
     createChoices(model, signal),
     h(
       "div",
-      { class: "saelab-panel" },
+      { class: "saelab-panel saelab-probe-panel" },
       h("div", { class: "saelab-probe-side" }, knobs, numbers.element),
       charts.element,
     ),
