@@ -551,7 +551,7 @@ def test_wrong_snippets_get_a_sentence(model: Any, snippets: pd.DataFrame) -> No
     with pytest.raises(ValueError, match="lack the column.* label, hard; see saelab.load_sentiment"):
         sentiment_set(model, hook, scale=1.0, snippets=snippets[["text"]], progress=False)
     with pytest.raises(ValueError, match="pooling must be one of last, mean, not 'max'"):
-        sentiment_set(model, hook, scale=1.0, pooling="max", snippets=snippets, progress=False)  # type: ignore[arg-type]
+        sentiment_set(model, hook, scale=1.0, pooling="max", snippets=snippets, progress=False)  # type: ignore[call-overload]
     for text, tokens in (("", "no"), (" word" * 126 + " and one", "more than 126")):
         broken = snippets.assign(text=[text, *snippets.text[1:]])
         with pytest.raises(ValueError, match=f"snippet 0 has {tokens} tokens; the mean takes 1 to 126"):

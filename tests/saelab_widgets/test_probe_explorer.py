@@ -19,7 +19,7 @@ from saelab_widgets.sources import follow
 
 import saelab
 from saelab import GatedSAE, LabelledSet, compare_representations, probe
-from saelab.probing import pool_reports
+from saelab.probing import HeldOut, pool_reports
 
 LAYERS, L1S = (0, 2), (1.0, 4.0)
 BLOCKS = ("drama", "comedy")
@@ -66,11 +66,15 @@ def explorer(saes: Saes, data: dict[int, LabelledSet]) -> Iterator[ProbeExplorer
     explorer.close()
 
 
-def chosen(table: pd.DataFrame, **values: object) -> "pd.Series[Any]":
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def chosen(table: pd.DataFrame, **values: object) -> dict[str, Any]:
     for name, value in values.items():
         table = table[table[name] == value]
-    assert len(table) == 1
-    return table.iloc[0]
+    (row,) = records(table)
+    return row
 
 
 def test_the_table_holds_what_the_library_finds(
@@ -82,27 +86,21 @@ def test_the_table_holds_what_the_library_finds(
     parts = {"all": "each block"}
     for layer, by_l1 in saes.items():
         for l1, one in by_l1.items():
-            for way in ("stratified", "block"):
-                expected = compare_representations(
-                    data[layer],
-                    {"sae": one},
-                    C=C,
-                    held_out=way,  # type: ignore[arg-type]
-                    progress=False,
-                )
-                for row in expected.itertuples():
+            ways: tuple[HeldOut, ...] = ("stratified", "block")
+            for way in ways:
+                expected = compare_representations(data[layer], {"sae": one}, C=C, held_out=way, progress=False)
+                for row in records(expected):
                     found = chosen(
                         table,
                         layer=layer,
                         l1_coefficient=l1,
-                        representation=names[row.representation],
-                        held_out=parts.get(row.held_out, row.held_out),
+                        representation=names[row["representation"]],
+                        held_out=parts.get(row["held_out"], row["held_out"]),
                     )
                     for column in COLUMNS:
-                        number = getattr(row, column)
-                        if column != "l0" or row.representation == "sae":
-                            assert found[column] == pytest.approx(number, rel=1e-6, nan_ok=True), (row, column)
-                    assert found.n_wrong == round((1 - row.test_accuracy) * found.n_test)
+                        if column != "l0" or row["representation"] == "sae":
+                            assert found[column] == pytest.approx(row[column], rel=1e-6, nan_ok=True), (row, column)
+                    assert found["n_wrong"] == round((1 - row["test_accuracy"]) * found["n_test"])
 
 
 def test_the_wrong_texts_are_those_that_the_probe_gets_wrong(
@@ -182,7 +180,7 @@ def test_a_threshold_that_nothing_exceeds_leaves_the_most_frequent_label(explore
 def test_other_widgets_follow_the_sae_of_the_chosen_layer(explorer: ProbeExplorer, saes: Saes) -> None:
     seen: list[tuple[torch.Tensor, float]] = []
     follower = Instrument()
-    follow(follower, explorer, lambda: seen.append((explorer.sae.b_gate, explorer.sae.gate_threshold)))
+    follow(follower, explorer, lambda: seen.append((explorer.sae.gate_bias, explorer.sae.gate_threshold)))
     explorer.layer = 2
     explorer.gate_threshold = 0.25
     explorer.representation = "pca"

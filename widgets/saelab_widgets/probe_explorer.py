@@ -265,7 +265,8 @@ class ProbeExplorer(Instrument, HasSAE):
     @traitlets.validate("layer", "l1_coefficient", "part")
     def _is_there(self, proposal: dict[str, Any]) -> Any:
         name = proposal["trait"].name
-        there = {"layer": self._layers, "l1_coefficient": self._l1s, "part": self._parts}[name]
+        choices: dict[str, list[Any]] = {"layer": self._layers, "l1_coefficient": self._l1s, "part": self._parts}
+        there = choices[name]
         if proposal["value"] not in there:
             raise traitlets.TraitError(f"{name} must be one of {', '.join(map(str, there))}, not {proposal['value']!r}")
         return proposal["value"]
@@ -474,7 +475,7 @@ def _knobs(l1_coefficients: Sequence[float]) -> list[dict[str, Any]]:
 
 def _charts(data: LabelledSet, numbers: NDArray[np.float32]) -> list[dict[str, Any]]:
     accuracies = numbers[..., :6]
-    chance = float(data.labels.unique(return_counts=True)[1].max() / len(data.labels))
+    chance = float(np.unique(data.labels.cpu().numpy(), return_counts=True)[1].max() / len(data.labels))
     # One axis for all that can be chosen: what moves is the data.
     low, high = min(float(accuracies.min()), chance), float(accuracies.max())
     domain = [max(0.0, math.floor(20 * low - 0.2) / 20), min(1.0, math.ceil(20 * high + 0.2) / 20)]
