@@ -436,28 +436,61 @@ def _scale(squares: float, shape: Sequence[int]) -> float:
     return math.sqrt(n * d_in / squares)
 
 
+@overload
 def harvest_pooled(
     model: "TransformerBridge",
     hook: str,
     text: Sequence[str],
     *,
-    scale: float = 1.0,
+    scale: float | Mapping[str, float] | None = None,
     pooling: Pooling = "last",
     context: int | None = None,
     batch_size: int = 64,
     progress: bool = True,
-) -> Tensor:
+) -> Tensor: ...
+
+
+@overload
+def harvest_pooled(
+    model: "TransformerBridge",
+    hook: list[str] | tuple[str, ...],
+    text: Sequence[str],
+    *,
+    scale: float | Mapping[str, float] | None = None,
+    pooling: Pooling = "last",
+    context: int | None = None,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> dict[str, Tensor]: ...
+
+
+def harvest_pooled(
+    model: "TransformerBridge",
+    hook: str | list[str] | tuple[str, ...],
+    text: Sequence[str],
+    *,
+    scale: float | Mapping[str, float] | None = None,
+    pooling: Pooling = "last",
+    context: int | None = None,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> Tensor | dict[str, Tensor]:
     """One activation a text, ``(len(text), d_in)``, times ``scale``: its last token's, or the mean over its tokens.
 
-    Give the ``scale`` of the store that the SAE was trained on. Raises like `harvest`; also for a text with no token or
-    with more than fit into ``context``: cut, it would end on another token.
+    Give the ``scale`` of the store that the SAE was trained on; without one the activations are the model's own. For a
+    list of hooks, which the model is run for once, it is a scale each by name, and what comes back is by name too.
+    Raises like `harvest`; also for a text with no token or with more than fit into ``context``: cut, it would end on
+    another token.
     """
     from tqdm.auto import tqdm
 
-    check_hook(model, hook)
+    hooks = [hook] if isinstance(hook, str) else list(hook)
+    for name in hooks:
+        check_hook(model, name)
     check_texts(text)
     if pooling not in get_args(Pooling):
         raise ValueError(f"pooling must be one of {', '.join(get_args(Pooling))}, not {pooling!r}")
+    scales = _scales_of(hooks, scale)
     length = context_length(model, context)
     lengths = [len(row) for row in model.tokenizer(list(text), add_special_tokens=False, verbose=False)["input_ids"]]
     for index, n_tokens in enumerate(lengths):
@@ -466,15 +499,17 @@ def harvest_pooled(
                 f"text {index} has {n_tokens} tokens; pooling takes 1 to {length - 1} (context {length} with BOS). "
                 "Shorten the text, or raise context as far as the model allows"
             )
-    pooled: list[Tensor] = []
-    with tqdm(total=len(text), desc=f"reading texts at {hook}", unit="text", leave=False, disable=not progress) as bar:
-        for values, _, mask in hook_batches(model, [hook], text, length, batch_size):
-            x = values[hook]
-            counts = mask.sum(dim=1)
-            weights = mask.to(x)
-            if pooling == "last":
-                weights = torch.zeros_like(weights).scatter_(1, counts[:, None].to(x.device), 1.0)
-            mean = torch.einsum("btd,bt->bd", x, weights / weights.sum(dim=1, keepdim=True))
-            pooled.append(mean.float().cpu())
-            bar.update(len(mean))
-    return torch.cat(pooled) * scale
+    pooled: dict[str, list[Tensor]] = {name: [] for name in hooks}
+    label = f"reading texts at {', '.join(hooks)}"
+    with tqdm(total=len(text), desc=label, unit="text", leave=False, disable=not progress) as bar:
+        for values, _, mask in hook_batches(model, hooks, text, length, batch_size):
+            for name, x in values.items():
+                weights = mask.to(x)
+                if pooling == "last":
+                    last = mask.sum(dim=1)[:, None].to(x.device)
+                    weights = torch.zeros_like(weights).scatter_(1, last, 1.0)
+                mean = torch.einsum("btd,bt->bd", x, weights / weights.sum(dim=1, keepdim=True))
+                pooled[name].append(mean.float().cpu())
+            bar.update(len(mask))
+    whole = {name: torch.cat(parts) * scales.get(name, 1.0) for name, parts in pooled.items()}
+    return whole[hook] if isinstance(hook, str) else whole

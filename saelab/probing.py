@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, overload
 
 import numpy as np
 import torch
@@ -301,7 +301,7 @@ def compare_representations(
     ):
         if held_out == "block":
             reports = {block: probe(*split, C=C, n_components=k) for block, split in representation.by_block().items()}
-            reports["all"] = _all_blocks(list(reports.values()))
+            reports["all"] = pool_reports(list(reports.values()))
         else:
             reports = {held_out: probe(*representation.split(test_size, seed), C=C, n_components=k)}
         l0 = float((representation.x > 0).sum(dim=1).double().mean()) if representation is not data else math.nan
@@ -323,8 +323,13 @@ def _representations(
         yield f"PCA, k of {name}", data, int((codes.x != 0).any(dim=0).sum())
 
 
-def _all_blocks(reports: Sequence[ProbeReport]) -> ProbeReport:
-    """One report of all rows, from those of each block held out."""
+def pool_reports(reports: Sequence[ProbeReport]) -> ProbeReport:
+    """One report of all rows, from those of each block held out, in the order of `LabelledSet.by_block`.
+
+    The test accuracy, and its interval, are over all rows, each predicted while its block was held out. The training
+    accuracy is the mean over the fits, weighted by their rows, and so is ``effective_dimension``; its interval is as
+    wide as if each row had been scored by one fit, so rather too wide. ``C`` is NaN where the fits chose differently.
+    """
     test_correct = np.concatenate([report.test_correct for report in reports])
     n = len(test_correct)
     weights = [n - len(report.test_correct) for report in reports]
@@ -345,15 +350,39 @@ def _all_blocks(reports: Sequence[ProbeReport]) -> ProbeReport:
     )
 
 
+@overload
 def sentiment_set(
     model: "TransformerBridge",
     hook: str,
     *,
-    scale: float,
+    scale: float | Mapping[str, float],
     pooling: Pooling = "last",
     snippets: "pd.DataFrame | None" = None,
     progress: bool = True,
-) -> LabelledSet:
+) -> LabelledSet: ...
+
+
+@overload
+def sentiment_set(
+    model: "TransformerBridge",
+    hook: list[str] | tuple[str, ...],
+    *,
+    scale: float | Mapping[str, float],
+    pooling: Pooling = "last",
+    snippets: "pd.DataFrame | None" = None,
+    progress: bool = True,
+) -> dict[str, LabelledSet]: ...
+
+
+def sentiment_set(
+    model: "TransformerBridge",
+    hook: str | list[str] | tuple[str, ...],
+    *,
+    scale: float | Mapping[str, float],
+    pooling: Pooling = "last",
+    snippets: "pd.DataFrame | None" = None,
+    progress: bool = True,
+) -> LabelledSet | dict[str, LabelledSet]:
     """The sentiment set at ``hook``, one activation a snippet.
 
     Parameters
@@ -361,9 +390,9 @@ def sentiment_set(
     model
         From `saelab.load_language_model`.
     hook
-        A TransformerLens name, such as ``"blocks.1.hook_resid_post"``.
+        A TransformerLens name, such as ``"blocks.1.hook_resid_post"``; or several, for one run of the model.
     scale
-        Of the store that the SAE was trained on, ``store.scale``.
+        Of the store that the SAE was trained on, ``store.scale``; for several hooks, a scale each by name.
     pooling
         ``"last"``: the activation at the last token of the snippet + `SENTIMENT_PROMPT`. ``"mean"``: the mean over the
         snippet's own tokens, without the prompt; those of every token are kept for `LabelledSet.encoded`.
@@ -372,6 +401,11 @@ def sentiment_set(
         `LabelledSet.split` keeps, and ``block`` to hold out blocks.
     progress
         Show a bar.
+
+    Returns
+    -------
+    LabelledSet, or a dict of them
+        One set for one hook; for a list of hooks a set each, by name.
 
     Raises
     ------
@@ -386,29 +420,40 @@ def sentiment_set(
         raise ValueError(
             f"snippets lack the column(s) {', '.join(missing)}; see saelab.load_sentiment() for one with all"
         )
-    store = None
+    hooks = [hook] if isinstance(hook, str) else list(hook)
     if pooling == "mean":
-        store = harvest(model, hook, list(frame.text), scale=scale, progress=progress)
+        stores = harvest(model, hooks, list(frame.text), scale=scale, progress=progress)
         longest = context_length(model, None) - 2  # one more fills the context, and may have been cut
-        counts = _counts(store.text_indices[:], len(frame))
-        for index, count in enumerate(counts[:, 0].tolist()):
-            if not 1 <= count <= longest:
-                raise ValueError(
-                    f"snippet {index} has {'no' if count == 0 else f'more than {longest}'} tokens; the mean takes 1 to "
-                    f"{longest}, that fit into the context whole. Leave it out, or shorten it"
-                )
-        tokens = store.activations[:]
-        x = tokens.new_zeros(len(frame), tokens.shape[1]).index_add_(0, store.text_indices[:], tokens) / counts
+        sets = {name: labelled_snippets(frame, *_means(store, len(frame), longest)) for name, store in stores.items()}
     else:
-        x = harvest_pooled(
-            model, hook, list(frame.text + SENTIMENT_PROMPT), scale=scale, pooling=pooling, progress=progress
-        )
+        texts = list(frame.text + SENTIMENT_PROMPT)
+        pooled = harvest_pooled(model, hooks, texts, scale=scale, pooling=pooling, progress=progress)
+        sets = {name: labelled_snippets(frame, x) for name, x in pooled.items()}
+    return sets[hook] if isinstance(hook, str) else sets
+
+
+def _means(store: ActivationStore, n_texts: int, longest: int) -> tuple[Tensor, ActivationStore]:
+    """``(n_texts, d)``: the mean of each text's tokens; and their store. Raises where a text has none, or too many."""
+    counts = _counts(store.text_indices[:], n_texts)
+    for index, count in enumerate(counts[:, 0].tolist()):
+        if not 1 <= count <= longest:
+            raise ValueError(
+                f"snippet {index} has {'no' if count == 0 else f'more than {longest}'} tokens; the mean takes 1 to "
+                f"{longest}, that fit into the context whole. Leave it out, or shorten it"
+            )
+    tokens = store.activations[:]
+    sums = tokens.new_zeros(n_texts, tokens.shape[1]).index_add_(0, store.text_indices[:], tokens)
+    return sums / counts, store
+
+
+def labelled_snippets(snippets: "pd.DataFrame", x: Tensor, store: ActivationStore | None = None) -> LabelledSet:
+    """The set of ``snippets``, as `sentiment_set` takes them, whose activations ``(len(snippets), d)`` are known."""
     return LabelledSet(
         x=x,
-        labels=torch.tensor(frame.label.to_numpy()),
-        texts=frame.text.to_numpy(dtype=str),
-        blocks=frame.block.to_numpy(dtype=str) if "block" in frame else np.full(len(frame), "all"),
-        strata=(frame.label.astype(str) + frame.hard.astype(str)).to_numpy(dtype=str),
+        labels=torch.tensor(snippets.label.to_numpy()),
+        texts=snippets.text.to_numpy(dtype=str),
+        blocks=snippets.block.to_numpy(dtype=str) if "block" in snippets else np.full(len(snippets), "all"),
+        strata=(snippets.label.astype(str) + snippets.hard.astype(str)).to_numpy(dtype=str),
         store=store,
     )
 

@@ -94,4 +94,4 @@ def test_wrong_text_and_sizes_get_a_sentence(model: Any) -> None:
     with pytest.raises(ValueError, match="text 0 has .* tokens; pooling takes 1 to 127"):
         saelab.harvest_pooled(model, HOOK, ["so " * 200], progress=False)
     with pytest.raises(ValueError, match="last, mean"):
-        saelab.harvest_pooled(model, HOOK, ["text"], pooling="first")  # type: ignore[arg-type]
+        saelab.harvest_pooled(model, HOOK, ["text"], pooling="first")  # type: ignore[call-overload]

@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import saelab
-from saelab.activations import ActivationStore
+from saelab.activations import ActivationStore, Pooling
 from saelab.probing import (
     LabelledActivations,
     LabelledSet,
@@ -520,6 +520,22 @@ def test_the_sentiment_set_knows_texts_labels_and_blocks(model: Any, snippets: p
         assert_array_equal(one.rows, expected.rows)
 
 
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_several_hooks_in_one_run_give_what_each_alone_gives(
+    model: Any, snippets: pd.DataFrame, pooling: Pooling
+) -> None:
+    scales = {"blocks.0.hook_resid_post": 2.0, "blocks.3.hook_resid_post": 0.5}
+    sets = sentiment_set(model, list(scales), scale=scales, pooling=pooling, snippets=snippets, progress=False)
+    assert list(sets) == list(scales)
+    for hook, scale in scales.items():
+        alone = sentiment_set(model, hook, scale=scale, pooling=pooling, snippets=snippets, progress=False)
+        assert torch.allclose(sets[hook].x, alone.x, atol=1e-5)
+        assert_array_equal(sets[hook].strata, alone.strata)
+        assert (sets[hook].store is None) == (pooling == "last")
+    with pytest.raises(ValueError, match="several hooks need a scale each"):
+        sentiment_set(model, list(scales), scale=2.0, snippets=snippets, progress=False)
+
+
 def test_the_mean_over_tokens_is_that_of_the_snippets_own(model: Any, snippets: pd.DataFrame) -> None:
     hook, sae = "blocks.1.hook_resid_post", random_sae(256, 40)
     data = sentiment_set(model, hook, scale=2.0, pooling="mean", snippets=snippets, progress=False)
@@ -535,7 +551,7 @@ def test_wrong_snippets_get_a_sentence(model: Any, snippets: pd.DataFrame) -> No
     with pytest.raises(ValueError, match="lack the column.* label, hard; see saelab.load_sentiment"):
         sentiment_set(model, hook, scale=1.0, snippets=snippets[["text"]], progress=False)
     with pytest.raises(ValueError, match="pooling must be one of last, mean, not 'max'"):
-        sentiment_set(model, hook, scale=1.0, pooling="max", snippets=snippets, progress=False)  # type: ignore[arg-type]
+        sentiment_set(model, hook, scale=1.0, pooling="max", snippets=snippets, progress=False)  # type: ignore[call-overload]
     for text, tokens in (("", "no"), (" word" * 126 + " and one", "more than 126")):
         broken = snippets.assign(text=[text, *snippets.text[1:]])
         with pytest.raises(ValueError, match=f"snippet 0 has {tokens} tokens; the mean takes 1 to 126"):

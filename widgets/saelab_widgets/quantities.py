@@ -54,6 +54,15 @@ _CHARTS: dict[str, dict[str, Any]] = {
         "domain": [0.4, 1.0],
         "color": "probe",
     },
+    "n_active": {
+        "label": "Features on at all",
+        "unit": "features",
+        "help": "On for at least one of the texts;",
+        "domain": [1.0, None],
+        "scale": "log",
+        "digits": 0,
+        "color": "l0",
+    },
     "loss_recovered": {
         "label": "Loss recovered",
         "help": "How much of the model's own loss survives when the SAE is spliced in: 1 is all of it.",

@@ -10,6 +10,12 @@ export function decodeFloat32(value: unknown): Float32Array {
   return new Float32Array(buffer.slice(byteOffset, byteOffset + byteLength), 0, byteLength >> 2) as Float32Array;
 }
 
+/** Reads bytes in each of these forms. */
+export function decodeBytes(value: unknown): Uint8Array {
+  if (value instanceof ArrayBuffer) return new Uint8Array(value);
+  return ArrayBuffer.isView(value) ? new Uint8Array(value.buffer, value.byteOffset, value.byteLength) : new Uint8Array(0);
+}
+
 /** A row-major float32 matrix with named columns. */
 export class Table {
   readonly rows: number;

@@ -14,7 +14,7 @@ export function createButton(action: string, label: string, onClick: () => void,
   return button;
 }
 
-/** One of a few, all of them in sight: radio buttons bound to a trait. */
+/** One of a few, all of them in sight: radio buttons bound to a trait that holds a text or a number. */
 export function createRadios<Traits, K extends keyof Traits & string>(
   model: Model<Traits>,
   name: K,
@@ -23,9 +23,10 @@ export function createRadios<Traits, K extends keyof Traits & string>(
   life: AbortSignal,
 ): HTMLElement {
   const group = uniqueId(name);
+  const isNumber = typeof model.get(name) === "number";
   const radios = options.map(({ value, label }) => {
     const radio = h("input", { type: "radio", name: group, value, [`data-${name.replaceAll("_", "-")}`]: value, ...KEEP_KEYS });
-    radio.addEventListener("change", () => assign(model, name, value as Traits[K]));
+    radio.addEventListener("change", () => assign(model, name, (isNumber ? Number(value) : value) as Traits[K]));
     return { radio, label: h("label", {}, radio, label) };
   });
   const show = (): void => {

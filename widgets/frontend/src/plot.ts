@@ -26,6 +26,8 @@ export interface PlotSpec {
 export interface AxisSpec {
   domain: Domain;
   scale: ScaleKind;
+  /** Of an x axis: where it has ticks, with what is written there; by default at a few round numbers. */
+  ticks?: readonly { at: number; label: string }[];
 }
 
 type Group = Selection<SVGGElement, unknown, null, undefined>;
@@ -120,7 +122,10 @@ export function createPlot(spec: PlotSpec, life: AbortSignal): Plot {
     const yTicks = axisTicks(y.domain, y.scale, Math.max(TICKS, Math.round((bottom - MARGIN.top) / 42)));
     const xTicks = axisTicks(x.domain, x.scale, Math.max(3, Math.min(8, Math.round((right - left) / 70))));
     const beside = axisLeft(toY).tickValues(yTicks).tickFormat((tick) => yFormat(Number(tick)));
-    const below = axisBottom(toX).tickValues(xTicks).tickFormat((tick) => formatShort(Number(tick)));
+    const named = x.ticks && new Map(x.ticks.map(({ at, label }) => [at, label]));
+    const below = axisBottom(toX)
+      .tickValues(named ? named.keys() : xTicks)
+      .tickFormat((tick) => named?.get(Number(tick)) ?? formatShort(Number(tick)));
     yAxis.call(beside.tickSize(left - right).tickPadding(6));
     xAxis.call(below.tickSize(4).tickPadding(3));
     latest.paint({ toX, toY, width, height, left, right, top: MARGIN.top, bottom });

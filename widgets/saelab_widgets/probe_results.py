@@ -1,0 +1,214 @@
+"""What `ProbeExplorer` looks up: probes of the same texts, by layer, L1 coefficient and part held out."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import saelab
+from saelab.autoencoders import SparseAutoencoder, TrainedOn
+from saelab.batches import fingerprint
+from saelab.probing import LabelledSet, ProbeReport, SentimentSplit, labelled_snippets, pool_reports, probe
+from saelab.tensor_files import read_tensors, write_tensors
+from saelab_widgets.materials import language_model
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REPRESENTATIONS = ("activations", "codes", "pca")
+STRATIFIED = "stratified"
+EACH_BLOCK = "each block"
+"""Each block held out in turn, and all their test texts together."""
+C = 0.01
+"""Of every probe: one strength of penalty for all, so that what differs is the representation."""
+COLUMNS = (
+    "train_accuracy",
+    "train_low",
+    "train_high",
+    "test_accuracy",
+    "test_low",
+    "test_high",
+    "n_active",
+    "l0",
+    "C",
+)
+
+
+class Probed(NamedTuple):
+    """A probe, and the rows of the whole set that it was tested on."""
+
+    report: ProbeReport
+    rows: NDArray[np.intp]
+
+    def numbers(self, l0: float) -> list[float]:
+        """In the order of `COLUMNS`; ``l0`` is that of codes, else NaN."""
+        known = {**self.report.as_dict(), "l0": l0}
+        return [known[name] for name in COLUMNS]
+
+    def wrong(self, n_rows: int) -> NDArray[np.uint8]:
+        """One bit for each row of the whole set, the first row in the lowest bit: set where it is got wrong."""
+        return bits(self.rows[~self.report.test_correct], n_rows)
+
+
+class Results(NamedTuple):
+    """Of one layer: the axes are L1 coefficients, parts, `REPRESENTATIONS`, and `COLUMNS` or bytes."""
+
+    numbers: NDArray[np.float32]
+    wrong: NDArray[np.uint8]
+
+
+def bits(rows: NDArray[np.intp], n_rows: int) -> NDArray[np.uint8]:
+    """``n_rows`` bits in whole bytes, those of ``rows`` set."""
+    chosen = np.zeros(n_rows, dtype=bool)
+    chosen[rows] = True
+    return np.packbits(chosen, bitorder="little")
+
+
+def rows_of(mask: bytes, n_rows: int) -> NDArray[np.intp]:
+    """The rows that `bits` has set."""
+    return np.unpackbits(np.frombuffer(mask, dtype=np.uint8), count=n_rows, bitorder="little").nonzero()[0]
+
+
+def parts_of(data: LabelledSet) -> tuple[str, ...]:
+    """By name, the ways in which test texts can be held out.
+
+    Raises
+    ------
+    ValueError
+        A block is called like one of the other two ways.
+    """
+    blocks = list(dict.fromkeys(data.blocks.tolist()))
+    if taken := {STRATIFIED, EACH_BLOCK}.intersection(blocks):
+        raise ValueError(f"a block of the texts is called {taken.pop()!r}, which here means another part; rename it")
+    return (STRATIFIED, EACH_BLOCK, *blocks) if len(blocks) > 1 else (STRATIFIED,)
+
+
+def splits_of(data: LabelledSet, part: str) -> list[SentimentSplit]:
+    """The splits whose test texts are ``part``: one, or one for each block."""
+    if part == STRATIFIED:
+        return [data.split()]
+    by_block = data.by_block()
+    return list(by_block.values()) if part == EACH_BLOCK else [by_block[part]]
+
+
+def tested_rows(data: LabelledSet, part: str) -> NDArray[np.intp]:
+    return np.concatenate([split.test.rows for split in splits_of(data, part)])
+
+
+def probe_part(data: LabelledSet, part: str, n_components: int | None = None) -> Probed:
+    """`saelab.probe` with one part held out."""
+    return _pooled([_probed(split, n_components) for split in splits_of(data, part)])
+
+
+def probe_parts(data: LabelledSet, n_components: int | None = None) -> dict[str, Probed]:
+    """`probe_part` of every part; each block's fit serves twice."""
+    first, *others = parts_of(data)
+    probed = {first: probe_part(data, first, n_components)}
+    if others:
+        by_block = {name: _probed(split, n_components) for name, split in data.by_block().items()}
+        probed |= {EACH_BLOCK: _pooled(list(by_block.values())), **by_block}
+    return probed
+
+
+def probe_layer(
+    data: LabelledSet, saes: Sequence[SparseAutoencoder], advance: Callable[[], object] = lambda: None
+) -> Results:
+    """Probes of activations, of the codes of each of ``saes``, and of a PCA to as many dimensions as it has on.
+
+    ``advance`` is called after each SAE.
+    """
+    raw = probe_parts(data)
+    numbers, wrong = [], []
+    for sae in saes:
+        codes, n_active, l0 = codes_of(data, sae)
+        probed = (raw, probe_parts(codes), probe_parts(data, n_active))
+        numbers.append(
+            [[by[part].numbers(l0 if by is probed[1] else math.nan) for by in probed] for part in parts_of(data)]
+        )
+        wrong.append([[by[part].wrong(len(data.x)) for by in probed] for part in parts_of(data)])
+        advance()
+    return Results(np.array(numbers, dtype=np.float32), np.array(wrong))
+
+
+def codes_of(data: LabelledSet, sae: SparseAutoencoder) -> tuple[LabelledSet, int, float]:
+    """The texts' codes, how many features are on for any text, and how many for a text, on average."""
+    codes = data.encoded(sae)
+    on = codes.x > 0
+    return codes, int(on.any(dim=0).sum()), float(on.sum(dim=1).double().mean())
+
+
+def kept_results(
+    folder: Path,
+    data: LabelledSet,
+    paths: Sequence[str],
+    layer: int,
+    advance: Callable[[], object] = lambda: None,
+) -> Results:
+    """`probe_layer` of the SAEs in files that `saelab.sweep` has named after all that went into them.
+
+    Kept in ``folder`` under a name made of these names and of the texts' content.
+    """
+    groups = [data.labels.tolist(), data.blocks.tolist(), data.strata.tolist()]
+    path = (
+        folder / f"probes-layer{layer}-{_digest([Path(path).stem for path in paths], fingerprint(data.x), groups, C)}"
+    )
+    path = path.with_name(f"{path.name}.safetensors")
+    if path.exists():
+        tensors, _ = read_tensors(path)
+        for _ in paths:
+            advance()
+        return Results(tensors["numbers"].numpy(), tensors["wrong"].numpy())
+    results = probe_layer(data, [saelab.load(path) for path in paths], advance)
+    write_tensors(path, {name: torch.from_numpy(array) for name, array in results._asdict().items()}, {})
+    return results
+
+
+def snippets_at_layers(
+    trained_on: Mapping[int, TrainedOn], snippets: "pd.DataFrame | None" = None, folder: Path | None = None
+) -> dict[int, LabelledSet]:
+    """`saelab.sentiment_set` where the SAEs of each layer were trained, by one run of the model.
+
+    The activations are kept in ``folder``, where one is given.
+
+    Raises
+    ------
+    ValueError
+        SAEs of several models, or two layers with one hook; like `saelab.sentiment_set`.
+    """
+    frame = saelab.load_sentiment() if snippets is None else snippets
+    models = {place.model_name for place in trained_on.values()}
+    scales = {place.hook: place.scale for place in trained_on.values()}
+    if len(models) > 1 or len(scales) < len(trained_on):
+        places = ", ".join(f"{layer}: {place.model_name} at {place.hook}" for layer, place in trained_on.items())
+        raise ValueError(f"the layers must be hooks of one model, each once, not {places}")
+    (model_name,) = models
+    path = None
+    if folder is not None:
+        path = folder / f"snippets-{_digest(model_name, scales, frame.to_csv(index=False))}.safetensors"
+    if path is not None and path.exists():
+        by_hook = {hook: labelled_snippets(frame, x) for hook, x in read_tensors(path)[0].items()}
+    else:
+        by_hook = saelab.sentiment_set(language_model(model_name), list(scales), scale=scales, snippets=frame)
+        if path is not None:
+            write_tensors(path, {hook: data.x for hook, data in by_hook.items()}, {})
+    return {layer: by_hook[place.hook] for layer, place in trained_on.items()}
+
+
+def _probed(split: SentimentSplit, n_components: int | None) -> Probed:
+    return Probed(probe(*split, C=C, n_components=n_components), split.test.rows)
+
+
+def _pooled(probed: Sequence[Probed]) -> Probed:
+    if len(probed) == 1:
+        return probed[0]
+    return Probed(pool_reports([one.report for one in probed]), np.concatenate([one.rows for one in probed]))
+
+
+def _digest(*content: object) -> str:
+    return hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
