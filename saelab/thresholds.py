@@ -1,13 +1,21 @@
 """What an SAE would be at other gate thresholds, without encoding anew for each."""
 
+import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from saelab.autoencoders import SparseAutoencoder, check_activations
+from saelab.autoencoders import (
+    GatedSAE,
+    JumpReLUSAE,
+    RescaleShiftSAE,
+    SparseAutoencoder,
+    StandardSAE,
+    check_activations,
+)
 from saelab.sparse import Pattern
 
 if TYPE_CHECKING:
@@ -113,6 +121,60 @@ def _increments(
             continue
         pattern = Pattern.at(flat[chosen], len(x), sae.d_sae)
         yield len(chosen), pattern.matmul(values[chosen].to(W_dec), W_dec)
+
+
+@torch.no_grad()
+def with_thresholds(
+    sae: SparseAutoencoder,
+    *,
+    gate_threshold: float = 0.0,
+    natural: float = 0.0,
+    own_thresholds: Mapping[int, float] | None = None,
+) -> SparseAutoencoder:
+    """A copy of ``sae`` with another gate threshold, magnitudes nearer to the natural ones, and features' own thresholds.
+
+    Parameters
+    ----------
+    gate_threshold
+        Of the copy; that of ``sae`` plays no part.
+    natural
+        As in `threshold_curves`.
+    own_thresholds
+        By feature, what is added to the gate threshold for it alone; its magnitude stays the same function of its gate
+        pre-activation. A standard SAE has no parameter for it: the copy is then the `JumpReLUSAE` that it amounts to.
+
+    Raises
+    ------
+    ValueError
+        ``natural`` above 0 with untied encoders.
+    """
+    moved = copy.deepcopy(sae)
+    own = torch.zeros_like(sae.gate_bias)
+    for feature, threshold in (own_thresholds or {}).items():
+        own[feature] = threshold
+    if isinstance(moved, StandardSAE) and own.any():
+        moved = _as_jumprelu(moved)
+    moved.gate_threshold = gate_threshold
+    by = -natural * sae.magnitude_line()[1] if natural else torch.zeros_like(own)
+    if isinstance(moved, GatedSAE):
+        moved.b_mag += by
+        moved.b_gate -= own
+    elif isinstance(moved, RescaleShiftSAE):
+        moved.b_mag += by + moved.r_mag.exp() * own
+        moved.b_enc -= own
+    elif isinstance(moved, JumpReLUSAE):
+        moved.b_enc += by
+        moved.threshold += by + own
+    return moved
+
+
+def _as_jumprelu(sae: StandardSAE) -> JumpReLUSAE:
+    W = sae.W_enc
+    jumprelu = JumpReLUSAE(sae.d_in, sae.d_sae, preset=sae.preset, device=W.device, dtype=W.dtype)
+    for name, parameter in sae.named_parameters():
+        jumprelu.get_parameter(name).copy_(parameter)
+    jumprelu.trained_on = sae.trained_on
+    return jumprelu
 
 
 def _double(values: Tensor) -> Tensor:

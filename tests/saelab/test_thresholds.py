@@ -18,6 +18,7 @@ from saelab import (
     evaluate,
     threshold_curves,
 )
+from saelab.thresholds import with_thresholds
 
 TIED = {
     "standard": lambda dtype: StandardSAE(6, 20, dtype=dtype),
@@ -113,6 +114,21 @@ def test_natural_moves_b_mag_towards_the_natural_one(natural: float, ablations: 
         moved.b_mag.lerp_(sae.with_natural_b_mag().b_mag, natural)
     expected = torch.tensor(evaluated(moved, x, thresholds), dtype=torch.float64)
     torch.testing.assert_close(torch.tensor(curves.to_numpy()), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", TIED)
+def test_a_copy_with_thresholds_has_the_codes_of_its_moved_line_and_gates(name: str) -> None:
+    sae, x = random_sae(name), inputs()
+    before = copy.deepcopy(sae.state_dict())
+    moved = with_thresholds(sae, gate_threshold=0.2, natural=0.4, own_thresholds={3: 0.5, 7: -0.6})
+    threshold = torch.full((20,), 0.2, dtype=torch.float64)
+    threshold[3], threshold[7] = 0.7, -0.4
+    pi_gate, (slope, shift) = sae.gate(sae.project(x)), sae.magnitude_line()
+    codes = (pi_gate > threshold) * (slope * pi_gate + 0.6 * shift).relu()
+    torch.testing.assert_close(moved.encode(x), codes, rtol=1e-12, atol=1e-12)
+    assert 0 < int((codes[:, [3, 7]] > 0).sum()) < 80
+    assert type(moved) is (JumpReLUSAE if name == "standard" else type(sae))
+    assert all(torch.equal(sae.state_dict()[key], value) for key, value in before.items())
 
 
 def test_a_threshold_that_nothing_reaches_leaves_the_decoders_bias_alone() -> None:

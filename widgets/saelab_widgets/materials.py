@@ -41,6 +41,13 @@ def activations_at(model_name: str, hook: str, n_tokens: int, scale: float | Non
 
 
 @functools.lru_cache(maxsize=4)
+def held_out_at(model_name: str, hook: str, n_tokens: int, scale: float) -> ActivationStore:
+    """The same on the last of the embedded text, which `activations_at` does not reach; kept likewise."""
+    text = saelab.load_text()[::-1]
+    return saelab.harvest(language_model(model_name), hook, text, n_tokens=n_tokens, scale=scale)
+
+
+@functools.lru_cache(maxsize=4)
 def snippets_at(model_name: str, hook: str, scale: float) -> LabelledSet:
     """The sentiment set at ``hook``, in the scale of an SAE's activations; kept likewise."""
     return saelab.sentiment_set(language_model(model_name), hook, scale=scale)
