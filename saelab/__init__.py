@@ -43,6 +43,7 @@ from saelab.shards import StoreError
 from saelab.splicing import LossRecovered, loss_recovered, spliced
 from saelab.sweeps import sweep
 from saelab.synthetic import SuperpositionData, superposition
+from saelab.thresholds import threshold_curves
 from saelab.training import NonFiniteLossError, Trainer, TrainingConfig, TrainingRecord
 
 __version__ = "0.1.0"
@@ -100,4 +101,5 @@ __all__ = [
     "spliced",
     "superposition",
     "sweep",
+    "threshold_curves",
 ]

@@ -90,8 +90,8 @@ class SparseAutoencoder(nn.Module, ABC):
 
     With ``u = (x - b_dec) @ W_enc``, the gate is ``pi_gate = u + gate_bias`` and
     ``codes = (pi_gate > gate_threshold) * magnitude``. A new architecture derives from this class, names its
-    `feature_parameters`, gives `gate_bias` and `magnitude`, and adds itself to `ARCHITECTURES`. Both work on the
-    `Entries` of ``u``, so that a step costs one encoder matmul.
+    `feature_parameters`, gives `gate_bias`, `magnitude` and `magnitude_line`, and adds itself to `ARCHITECTURES`. The
+    magnitude works on the `Entries` of ``u``, so that a step costs one encoder matmul.
 
     Parameters
     ----------
@@ -161,6 +161,19 @@ class SparseAutoencoder(nn.Module, ABC):
     @abstractmethod
     def magnitude(self, entries: Entries, pi_gate: Tensor) -> Tensor:
         """What a feature's code is where it is on, non-negative; in the shape of ``pi_gate``."""
+
+    @abstractmethod
+    def magnitude_line(self) -> tuple[Tensor, Tensor]:
+        """Slope and shift, ``(d_sae,)`` each, without a gradient: ``magnitude = relu(slope * pi_gate + shift)``.
+
+        The shift is what a feature jumps by at a gate threshold of 0. Without it, the magnitude is a rescaled ReLU of
+        the gate's pre-activation: the natural reference point of the paper's appendix E.
+
+        Raises
+        ------
+        ValueError
+            Untied encoders: gate and magnitude then look along different directions.
+        """
 
     def auxiliary(self, x: Tensor, entries: Entries, pi_gate: Tensor) -> Tensor | None:
         """The auxiliary term of the loss, a scalar, where there is one."""
@@ -290,6 +303,10 @@ class StandardSAE(SparseAutoencoder):
     def magnitude(self, entries: Entries, pi_gate: Tensor) -> Tensor:
         return pi_gate.relu()
 
+    def magnitude_line(self) -> tuple[Tensor, Tensor]:
+        bias = self.b_enc.detach()
+        return torch.ones_like(bias), torch.zeros_like(bias)
+
 
 class GatedSAE(SparseAutoencoder):
     """Gate and magnitude from one shared encoder (paper, eq. 5-8 and appendix G).
@@ -355,6 +372,11 @@ class GatedSAE(SparseAutoencoder):
         else:
             u = entries.u * entries.per_feature(self.r_mag.exp())
         return (u + entries.per_feature(self.b_mag)).relu()
+
+    @torch.no_grad()
+    def magnitude_line(self) -> tuple[Tensor, Tensor]:
+        slope = self._rescaling("have its magnitude written as a line in its gate's pre-activation")
+        return slope, self.b_mag - slope * self.b_gate
 
     def auxiliary(self, x: Tensor, entries: Entries, pi_gate: Tensor) -> Tensor | None:
         """E||x - recon_frozen(relu(pi_gate))||^2 (paper, eq. 8): the decode gives no gradient to W_dec and b_dec."""
@@ -444,6 +466,10 @@ class RescaleShiftSAE(SparseAutoencoder):
     def magnitude(self, entries: Entries, pi_gate: Tensor) -> Tensor:
         return (pi_gate * entries.per_feature(self.r_mag.exp()) + entries.per_feature(self.b_mag)).relu()
 
+    @torch.no_grad()
+    def magnitude_line(self) -> tuple[Tensor, Tensor]:
+        return self.r_mag.exp(), self.b_mag.clone()
+
     def training_pass(self, x: Tensor, *, l1_coefficient: float = 0.0, aux_coefficient: float = 0.0) -> TrainingPass:
         """The loss is the reconstruction error; both coefficients are unused."""
         return super().training_pass(x, l1_coefficient=0.0)
@@ -469,6 +495,10 @@ class JumpReLUSAE(SparseAutoencoder):
 
     def magnitude(self, entries: Entries, pi_gate: Tensor) -> Tensor:
         return (entries.u + entries.per_feature(self.b_enc)).relu()
+
+    @torch.no_grad()
+    def magnitude_line(self) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(self.threshold), self.threshold.clone()
 
     def penalized(self, pi_gate: Tensor, codes: Tensor) -> Tensor:
         return codes

@@ -1,7 +1,8 @@
 """Live widgets for sparse autoencoders, for JupyterLab, VS Code, Colab and Binder."""
 
+from saelab_widgets.gate_explorer import GateExplorer
 from saelab_widgets.probe_explorer import ProbeExplorer
 from saelab_widgets.shrinkage_explorer import ShrinkageExplorer
 from saelab_widgets.training_lab import TrainingLab
 
-__all__ = ["ProbeExplorer", "ShrinkageExplorer", "TrainingLab"]
+__all__ = ["GateExplorer", "ProbeExplorer", "ShrinkageExplorer", "TrainingLab"]

@@ -46,6 +46,8 @@ export interface ChartData {
   ghosts?: readonly Ghost[];
   /** Where on the x axis the value is read; the last point by default. */
   cursor?: number;
+  /** What is true at the cursor, where the curve doesn't say it: between its points, or of something else. */
+  value?: number;
 }
 
 export interface LineChart {
@@ -123,8 +125,8 @@ export function createLineChart(spec: ChartSpec, life: AbortSignal, options: Lin
   /** Where the value is read, and the value. */
   function current(): Point {
     if (!latest) return [NaN, NaN];
-    const { x, y, cursor: at } = latest;
-    if (at !== undefined) return [at, valueAt(x, y, at)];
+    const { x, y, cursor: at, value } = latest;
+    if (at !== undefined) return [at, value ?? valueAt(x, y, at)];
     let row = y.length - 1;
     while (row >= 0 && !Number.isFinite(y[row])) row--;
     return [x[row] ?? NaN, y[row] ?? NaN];
