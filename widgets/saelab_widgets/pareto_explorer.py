@@ -3,6 +3,7 @@
 import functools
 import math
 import os
+from collections.abc import Callable
 from decimal import Decimal
 from io import BytesIO
 from pathlib import Path
@@ -90,7 +91,7 @@ class ParetoExplorer(Instrument, HasSAE):
     y = traitlets.Unicode("loss_recovered").tag(sync=True)
     architectures = traitlets.List(traitlets.Unicode()).tag(sync=True)
     chosen = traitlets.Int(-1).tag(sync=True)
-    values = traitlets.Bytes(b"").tag(sync=True)
+    numbers = traitlets.Bytes(b"").tag(sync=True)
     """The table's numbers, float32, a row an SAE, with the columns that `quantities` names."""
     quantities = traitlets.List(traitlets.Dict()).tag(sync=True)
     saes = traitlets.List(traitlets.Dict()).tag(sync=True)
@@ -108,7 +109,7 @@ class ParetoExplorer(Instrument, HasSAE):
         sentiment: SentimentSplit | None = None,
     ) -> None:
         self._held_out: Tensor | None = None
-        self._sentiment = (lambda: sentiment) if sentiment is not None else None
+        self._sentiment: Callable[[], SentimentSplit] | None = (lambda: sentiment) if sentiment is not None else None
         if table is None:
             table, self._held_out, of_sweep = default_sweep()
             self._sentiment = self._sentiment or of_sweep
@@ -127,16 +128,16 @@ class ParetoExplorer(Instrument, HasSAE):
         known = [name for name in ARCHITECTURE_LABELS if name in set(names)]
         self._known_architectures = [*known, *(name for name in dict.fromkeys(names) if name not in known)]
         with np.errstate(over="ignore"):  # what float32 cannot hold is infinite there, and is not drawn
-            values = np.column_stack(list(self._numbers.values())).astype(np.float32)
+            numbers = np.column_stack(list(self._numbers.values())).astype(np.float32)
         super().__init__(
             x=x,
             y=y,
             architectures=self._known_architectures,
-            values=values.tobytes(),
-            quantities=[_quantity(name, numbers) for name, numbers in self._numbers.items()],
+            numbers=numbers.tobytes(),
+            quantities=[_quantity(name, column) for name, column in self._numbers.items()],
             saes=_saes(self._table, set(self._numbers)),
             series=_series(self._known_architectures),
-            chosen=self._in_the_middle(x),
+            chosen=self._in_the_middle(x, y),
             status="Click a mark, or take the arrow keys: widgets that follow show its SAE.",
         )
         self.observe(self._on_chosen, "chosen")
@@ -209,9 +210,9 @@ class ParetoExplorer(Instrument, HasSAE):
     def _no_column(self, axis: str, column: str) -> str:
         return f"{axis} must be a column of numbers: {', '.join(self._numbers)}; not {column!r}"
 
-    def _in_the_middle(self, x: str) -> int:
+    def _in_the_middle(self, x: str, y: str) -> int:
         """A first choice, so that widgets that follow have an SAE at once: a gated one, where there is one."""
-        drawn = np.isfinite(self._numbers[x])
+        drawn = np.isfinite(self._numbers[x]) & np.isfinite(self._numbers[y])
         gated = drawn & (self._table["architecture"] == "gated").to_numpy()
         rows = np.flatnonzero(gated if gated.any() else drawn)
         rows = rows[np.argsort(self._numbers[x][rows], kind="stable")]

@@ -24,7 +24,7 @@ interface Traits {
   y: string;
   architectures: readonly string[];
   chosen: number;
-  values: unknown;
+  numbers: unknown;
   quantities: readonly Quantity[];
   saes: readonly Sae[];
   series: readonly Series[];
@@ -52,8 +52,8 @@ function createSweep(model: ParetoModel): Sweep {
   const columns = new Map<string, Float32Array>();
   let decoded: unknown;
   const column = (name: string): Float32Array => {
-    if (decoded !== model.get("values")) columns.clear();
-    decoded = model.get("values");
+    if (decoded !== model.get("numbers")) columns.clear();
+    decoded = model.get("numbers");
     const known = columns.get(name) ?? new Table(decodeFloat32(decoded), [...quantities.keys()]).column(name);
     columns.set(name, known);
     return known;
@@ -102,7 +102,7 @@ function createCard(model: ParetoModel, sweep: Sweep, life: AbortSignal) {
     texts.replaceChildren(...known.map(([name, text]) => h("div", {}, h("dt", {}, name), h("dd", { dir: "auto" }, text))));
     setText(note, sae?.note ?? "");
   };
-  onChange(model, ["chosen", "saes", "values", "x", "y"], life, show);
+  onChange(model, ["chosen", "saes", "numbers", "x", "y"], life, show);
   show();
   return {
     element: h("section", { class: "saelab-card", "aria-label": "Chosen SAE" }, pointed, title, note, list, texts),
@@ -153,12 +153,12 @@ function render({ model, el }: RenderContext<Traits>): () => void {
   };
   const redraw = oncePerFrame(draw, signal);
   const choose = (): void => scatter.choose(model.get("chosen"));
-  onChange(model, ["x", "y", "architectures", "values"], signal, redraw);
+  onChange(model, ["x", "y", "architectures", "numbers"], signal, redraw);
   onChange(model, ["chosen"], signal, choose);
   choose();
   redraw();
   const panel = h("div", { class: "saelab-panel saelab-pareto-panel" }, scatter.element, card.element);
-  root.append(createControls(model, signal), panel, createStatus(model, signal, ["values"]).element);
+  root.append(createControls(model, signal), panel, createStatus(model, signal, ["numbers"]).element);
   el.append(root);
   return () => {
     life.abort();
