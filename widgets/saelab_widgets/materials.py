@@ -1,19 +1,27 @@
 """What widgets are made of where the user gives nothing: the embedded model, its activations, its labelled snippets."""
 
 import functools
+import math
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import platformdirs
+import torch
+from torch import Tensor
 
 import saelab
 from saelab.activations import ActivationStore
 from saelab.autoencoders import ARCHITECTURES, SparseAutoencoder, TrainedOn
 from saelab.language_models import EMBEDDED_MODEL
-from saelab.probing import LabelledSet
+from saelab.probing import LabelledActivations, LabelledSet, SentimentSplit, probe
+from saelab.tensor_files import write_atomically
 from saelab.training import Trainer, TrainingConfig
+from saelab_widgets.background import one_torch_thread_on_small_machines
 
 if TYPE_CHECKING:
+    import pandas as pd
     from transformer_lens.model_bridge import TransformerBridge
 
 DEFAULT_HOOK = "blocks.1.hook_resid_post"
@@ -88,3 +96,120 @@ def trained_at(sae: SparseAutoencoder) -> TrainedOn:
             "give the widget activations, or train the SAE on an ActivationStore"
         )
     return sae.trained_on
+
+
+class Sweep(NamedTuple):
+    """What `default_sweep` gives."""
+
+    table: "pd.DataFrame"
+    """As of `saelab.sweep`, with the columns ``loss_recovered`` and ``probe_accuracy``."""
+    held_out: Tensor
+    """The activations on which the metrics were measured, ``(n, d_in)``."""
+    sentiment: Callable[[], SentimentSplit]
+    """Gives what the probe was fitted to and tested on. It takes some seconds, and nothing where all is measured."""
+
+
+@one_torch_thread_on_small_machines()
+def default_sweep(
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    hook: str = DEFAULT_HOOK,
+    n_tokens: int = 50_000,
+    n_held_out_texts: int = 48,
+    d_sae: int = 512,
+    n_steps: int = 250,
+    standard_l1: Sequence[float] = (1.2, 2.0, 3.5, 6.0),
+    gated_l1: Sequence[float] = (2.0, 3.5, 5.5, 9.0),
+    progress: bool = True,
+) -> Sweep:
+    """Standard, rescale-and-shift and gated SAEs on the embedded model, small enough for a first look.
+
+    All that is made is kept in ``folder``: interrupted, the same call goes on where it was; done, it reads files. It
+    takes about a minute the first time, on a small machine with one thread: two get into each other's way where
+    anything else computes, too. The experiment in ``docs/experiments/pareto.py`` is the same on more activations, with
+    wider SAEs and more steps.
+
+    Parameters
+    ----------
+    folder
+        By default one in the user's cache.
+    hook, n_tokens, n_held_out_texts
+        Activations to train on, and texts, not among theirs, on which everything but the probe is measured: the loss
+        recovered, which takes runs of the model, on a quarter of them.
+    d_sae, n_steps, standard_l1, gated_l1
+        Of the SAEs. There is one rescale-and-shift SAE from each standard one.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Like `saelab.harvest` and `saelab.sweep`.
+    """
+    import pandas as pd
+    from tqdm.auto import tqdm
+
+    # Another version may have another text or another model inside.
+    folder = Path(folder) if folder is not None else cache_folder(f"pareto-{saelab.__version__}")
+    model, texts = language_model(EMBEDDED_MODEL), saelab.load_text()
+    train_texts, test_texts = texts[:-n_held_out_texts], texts[-n_held_out_texts:]
+    harvest = functools.partial(saelab.harvest, model, hook, progress=progress)
+    stores = folder / f"{hook}-{n_tokens}-{n_held_out_texts}"
+    store = harvest(train_texts, n_tokens=n_tokens, store=stores / "train")
+    # SAEs know activations in the training store's scale, so the others have to come in the same.
+    test = harvest(test_texts, scale=store.scale, store=stores / "test")
+
+    def sentiment() -> SentimentSplit:
+        return snippets_at(EMBEDDED_MODEL, hook, store.scale).split()
+
+    # No resampling: in so few steps, features that are revived only die again.
+    config = saelab.TrainingConfig(n_steps=n_steps, batch_size=512, resample_every=0)
+    # Two numbers a feature: there is less to learn, and it can be learnt faster.
+    rescaling = saelab.TrainingConfig(n_steps=n_steps // 2, batch_size=512, lr=3e-3, resample_every=0)
+    sweep = functools.partial(saelab.sweep, activations=store, test=test, folder=folder / "saes", progress=progress)
+    d_in = store.activations.shape[1]
+    standard = sweep(lambda: saelab.StandardSAE(d_in, d_sae), l1_coefficients=standard_l1, config=config)
+    # Its loss has no L1 term; the table shows the coefficient of the SAE that it cures.
+    cured = sweep([_rescaled(path) for path in standard.path], l1_coefficients=[0], config=rescaling)
+    cured["l1_coefficient"] = standard.l1_coefficient
+    gated = sweep(lambda: saelab.GatedSAE(d_in, d_sae), l1_coefficients=gated_l1, config=config)
+    table = pd.concat([standard, cured, gated], ignore_index=True)
+
+    def measure(sae: SparseAutoencoder) -> dict[str, float]:
+        few = test_texts[: math.ceil(n_held_out_texts / 4)]
+        spliced = saelab.loss_recovered(model, hook, sae, few, progress=False)
+        return {"loss_recovered": spliced.score_zero, "probe_accuracy": probe_accuracy(sae, sentiment())}
+
+    bar = tqdm(table.path, desc="loss recovered, probe", unit="SAE", disable=not progress)
+    measured = pd.DataFrame([_kept_beside(path, measure) for path in bar])
+    return Sweep(table.join(measured), test.activations[:], sentiment)
+
+
+def _rescaled(path: str) -> Callable[[], saelab.RescaleShiftSAE]:
+    """Gives what cures the shrinkage of the standard SAE in a file, still to be trained (paper, section 5.2)."""
+
+    def make() -> saelab.RescaleShiftSAE:
+        standard = saelab.load(path)
+        assert isinstance(standard, saelab.StandardSAE)
+        return saelab.RescaleShiftSAE.from_standard(standard)
+
+    return make
+
+
+def _kept_beside(path: str, measure: Callable[[SparseAutoencoder], dict[str, float]]) -> dict[str, Any]:
+    """What ``measure`` says of the SAE in a file, kept beside it.
+
+    The sweep names the file after all that went into it: what is found there still holds.
+    """
+    import pandas as pd
+
+    kept = Path(path).with_suffix(".csv")
+    if not kept.exists():
+        row = pd.DataFrame([measure(saelab.load(path))])
+        write_atomically(kept, lambda unfinished: row.to_csv(unfinished, index=False))
+    return dict(pd.read_csv(kept).iloc[0])
+
+
+@torch.no_grad()
+def probe_accuracy(sae: SparseAutoencoder, sentiment: SentimentSplit) -> float:
+    """Test accuracy of a linear probe on the SAE's codes."""
+    train, test = (LabelledActivations(sae.encode(part.x.to(sae.W_enc)).cpu(), part.labels) for part in sentiment)
+    return probe(train, test).test_accuracy

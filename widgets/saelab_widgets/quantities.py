@@ -88,6 +88,34 @@ _CHARTS: dict[str, dict[str, Any]] = {
         "color": "loss",
     },
 }
+_IN_A_SWEEP: dict[str, dict[str, Any]] = {
+    "probe_accuracy": {"help": "Sentiment, read by a linear probe from the codes of snippets it has not seen."},
+    "n_dead": {"help": "On for none of the inputs that it was measured on."},
+    "loss": {"help": "Summed over the width, mean over tokens."},
+    "l1_coefficient": {"label": "L1 penalty", "help": "Price of one unit of feature activation."},
+    "d_sae": {"label": "Width", "unit": "features", "help": "Features of the SAE.", "digits": 0},
+    "l1": {"label": "L1 norm", "help": "Mean sum of the codes per token.", "digits": 1},
+    "cosine_similarity": {
+        "label": "Cosine",
+        "help": "Of an activation and its reconstruction; 1: the same direction.",
+        "digits": 3,
+    },
+    "norm_ratio": {
+        "label": "Norm ratio",
+        "help": "Norm of the reconstruction, as a share of the activation's.",
+        "digits": 3,
+    },
+    "n_inputs": {"label": "Inputs", "help": "Activations that it was measured on.", "digits": 0},
+    "seconds": {"label": "Training", "unit": "s", "help": "Seconds of training.", "digits": 1},
+    "clean": {"label": "Model's loss", "unit": "nats", "help": "The model's own loss per token.", "digits": 3},
+    "spliced": {"label": "Spliced", "unit": "nats", "help": "Its loss with the SAE spliced in.", "digits": 3},
+    "mean_ablated": {"label": "Mean-ablated", "unit": "nats", "help": "With the mean activation instead.", "digits": 3},
+    "zero_ablated": {"label": "Zero-ablated", "unit": "nats", "help": "With zeros instead.", "digits": 3},
+    "score_mean": {"label": "Recovered from mean", "help": "Loss recovered, against the mean activation.", "digits": 3},
+    "score_zero": {"label": "Recovered from zero", "help": "Loss recovered, against zeros.", "digits": 3},
+    "n_tokens": {"label": "Tokens", "help": "Tokens on which the model's loss was measured.", "digits": 0},
+}
+"""What a sweep measures that no chart shows, and what a chart says otherwise."""
 _KNOBS: dict[str, dict[str, Any]] = {
     "l1_coefficient": {
         "label": "L1 penalty",
@@ -133,6 +161,16 @@ def chart(column: str, **changes: Any) -> dict[str, Any]:
     """The front end's specification of a chart of one quantity, with what this widget says differently."""
     usual: dict[str, Any] = {"unit": "", "scale": "linear", "reference": None, "others": [], "digits": 3}
     return {"column": column, **usual, **_CHARTS[column], **changes}
+
+
+def quantity(column: str, digits: int) -> dict[str, Any]:
+    """Like `chart`, for any column of a sweep's table.
+
+    What this module does not know is called after its column, and written with so many ``digits``.
+    """
+    plain = {"label": column.replace("_", " "), "help": "", "color": "text", "digits": digits}
+    known = chart(column) if column in _CHARTS else {"column": column, "unit": "", "scale": "linear", "reference": None}
+    return {**plain, **known, **_IN_A_SWEEP.get(column, {})}
 
 
 def other_line(column: str, label: str, color: str) -> dict[str, str]:

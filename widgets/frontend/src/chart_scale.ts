@@ -35,13 +35,14 @@ const LEAST_USE = 0.4;
 
 /**
  * The limits of a y axis. The old ones stay while the data fit into them and fill them well, so that a live chart doesn't
- * breathe with each point. A fixed limit always holds.
+ * breathe with each point. A fixed limit always holds. `nicely` rounds the limits.
  */
 export function calmDomain(
   previous: Domain | null,
   extent: Domain | null,
   fixed: readonly [number | null, number | null],
   kind: ScaleKind,
+  nicely: (extent: Domain, kind: ScaleKind) => Domain = niceDomain,
 ): Domain {
   const usable = (limit: number | null): limit is number => limit !== null && Number.isFinite(axisPosition(limit, kind));
   const [fixedLo, fixedHi] = fixed;
@@ -52,7 +53,7 @@ export function calmDomain(
     const span = ([a, b]: Domain): number => axisPosition(b, kind) - axisPosition(a, kind);
     if (span([lo, hi]) >= LEAST_USE * span(previous)) return previous;
   }
-  const nice = niceDomain([lo, hi], kind);
+  const nice = nicely([lo, hi], kind);
   const from = usable(fixedLo) ? fixedLo : nice[0];
   const to = usable(fixedHi) ? fixedHi : nice[1];
   return from < to ? [from, to] : nice;

@@ -84,13 +84,14 @@ export function createToggle<Traits, K extends keyof Traits & string>(
   return h("label", { class: "saelab-toggle" }, input, label);
 }
 
-/** Any number of a few: tick boxes bound to a trait that is a list of texts. */
+/** Any number of a few: tick boxes bound to a trait that is a list of texts. `keyOf` gives what stands before a label. */
 export function createToggles<Traits, K extends keyof Traits & string>(
   model: Model<Traits>,
   name: K,
   legend: string,
   options: readonly Option[],
   life: AbortSignal,
+  keyOf?: (value: string) => Node,
 ): HTMLFieldSetElement {
   const chosen = (): readonly string[] => model.get(name) as readonly string[];
   const boxes = options.map(({ value, label }) => {
@@ -99,7 +100,7 @@ export function createToggles<Traits, K extends keyof Traits & string>(
       const others = chosen().filter((other) => other !== value);
       assign(model, name, (box.checked ? [...others, value] : others) as Traits[K]);
     });
-    return { box, label: h("label", {}, box, label) };
+    return { box, label: h("label", {}, box, ...(keyOf ? [keyOf(value)] : []), label) };
   });
   const show = (): void => {
     for (const { box } of boxes) box.checked = chosen().includes(box.value);

@@ -23,6 +23,9 @@ export interface PlotSpec {
   left?: number;
 }
 
+/** What a plot says of the quantities that it shows. */
+export type PlotNames = Pick<PlotSpec, "color" | "label" | "unit" | "help" | "digits" | "xLabel">;
+
 export interface AxisSpec {
   domain: Domain;
   scale: ScaleKind;
@@ -59,6 +62,8 @@ export interface Plot {
   readonly caption: HTMLElement;
   /** The number beside the label. */
   showValue(value: number): void;
+  /** Shows other quantities from now on. */
+  rename(names: PlotNames): void;
   /** Sets the axes and paints; both are done again when the width changes. */
   draw(x: AxisSpec, y: AxisSpec, paint: (frame: Frame) => void): void;
   /** Text for screen readers. Kept apart from drawing, which comes too often to be read out. */
@@ -75,7 +80,11 @@ const scaleOf = ({ domain, scale }: AxisSpec, range: [number, number]): Scale =>
 
 /** The library's one frame for marks: head with label and value, axes with few ticks, a caption. */
 export function createPlot(spec: PlotSpec, life: AbortSignal): Plot {
+  let digits = spec.digits;
+  const label = h("span", { class: "saelab-chart-label" }, spec.label);
   const value = h("span", { class: "saelab-chart-value" }, "–");
+  const unit = h("span", { class: "saelab-unit" }, spec.unit);
+  unit.hidden = !spec.unit;
   const caption = h("p", { class: "saelab-help" }, spec.help);
   const element = h(
     "div",
@@ -83,13 +92,16 @@ export function createPlot(spec: PlotSpec, life: AbortSignal): Plot {
     h(
       "div",
       { class: "saelab-chart-head" },
-      h("span", { class: "saelab-chart-label" }, spec.label),
-      h("span", {}, value, ...(spec.unit ? [h("span", { class: "saelab-unit" }, spec.unit)] : [])),
+      label,
+      h("span", {}, value, unit),
     ),
     caption,
   );
-  element.style.setProperty("--line", `var(--saelab-${spec.color})`);
-  element.style.setProperty("--ink", `var(--saelab-${spec.color}-ink)`);
+  const paintIn = (color: string): void => {
+    element.style.setProperty("--line", `var(--saelab-${color})`);
+    element.style.setProperty("--ink", `var(--saelab-${color}-ink, var(--saelab-text))`);
+  };
+  paintIn(spec.color);
 
   const height = (spec.height ?? 141) + (spec.xLabel ? LABEL_HEIGHT : 0);
   const bottom = height - MARGIN.bottom - (spec.xLabel ? LABEL_HEIGHT : 0);
@@ -118,8 +130,9 @@ export function createPlot(spec: PlotSpec, life: AbortSignal): Plot {
     clipRect.attr("x", left - 4).attr("width", right - left + 8).attr("y", MARGIN.top - 4).attr("height", bottom - MARGIN.top + 8);
     xLabel.attr("x", (left + right) / 2);
     // Equal decimals on a linear axis; on a log axis d3's own format would leave some ticks without a number.
-    const yFormat = y.scale === "log" || y.domain[1] >= 10_000 ? formatShort : scaleLinear(y.domain, []).tickFormat(TICKS);
-    const yTicks = axisTicks(y.domain, y.scale, Math.max(TICKS, Math.round((bottom - MARGIN.top) / 42)));
+    const yCount = Math.max(TICKS, Math.round((bottom - MARGIN.top) / 42));
+    const yFormat = y.scale === "log" || y.domain[1] >= 10_000 ? formatShort : scaleLinear(y.domain, []).tickFormat(yCount);
+    const yTicks = axisTicks(y.domain, y.scale, yCount);
     const xTicks = axisTicks(x.domain, x.scale, Math.max(3, Math.min(8, Math.round((right - left) / 70))));
     const beside = axisLeft(toY).tickValues(yTicks).tickFormat((tick) => yFormat(Number(tick)));
     const named = x.ticks && new Map(x.ticks.map(({ at, label }) => [at, label]));
@@ -146,9 +159,18 @@ export function createPlot(spec: PlotSpec, life: AbortSignal): Plot {
     over,
     caption,
     showValue(current) {
-      setText(value, formatFixed(current, spec.digits));
+      setText(value, formatFixed(current, digits));
       // Seven figures are all that a float32 knows.
       element.dataset.value = Number.isFinite(current) ? String(Number(current.toPrecision(7))) : "";
+    },
+    rename(names) {
+      digits = names.digits;
+      setText(label, names.label);
+      setText(unit, names.unit);
+      unit.hidden = !names.unit;
+      setText(caption, names.help);
+      xLabel.text(names.xLabel ?? "");
+      paintIn(names.color);
     },
     draw(x, y, how) {
       latest = { x, y, paint: how };
