@@ -301,10 +301,13 @@ def test_the_default_sweep_is_kept_and_goes_on_where_it_was(tmp_path: Path, monk
     Path(frame.path[4]).with_suffix(".csv").unlink()
     measured: list[str] = []
     real = saelab.loss_recovered
+
+    def counted(model: Any, hook: str, sae: saelab.SparseAutoencoder, *args: Any, **more: Any) -> saelab.LossRecovered:
+        measured.append(sae.architecture)
+        return real(model, hook, sae, *args, **more)
+
     monkeypatch.setattr("saelab.sweeps.Trainer", None)
-    monkeypatch.setattr(
-        saelab, "loss_recovered", lambda *args, **more: measured.append(args[2].architecture) or real(*args, **more)
-    )
+    monkeypatch.setattr(saelab, "loss_recovered", counted)
     again = sweep().table
     assert measured == ["gated"]
     pd.testing.assert_frame_equal(again, frame)

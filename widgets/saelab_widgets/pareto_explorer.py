@@ -118,7 +118,7 @@ class ParetoExplorer(Instrument, HasSAE):
             self._table["probe_accuracy"] = _probe_accuracies(self._table["path"], sentiment)
         self._numbers = _numeric_columns(self._table)
         if not self._numbers:
-            raise ValueError(f"the table holds no numbers; its columns are {', '.join(self._table)}")
+            raise ValueError(f"the table holds no numbers; its columns are {', '.join(_names(self._table))}")
         if y is None:
             y = next((name for name in ("loss_recovered", "fvu") if name in self._numbers), list(self._numbers)[-1])
         for axis, column in (("x", x), ("y", y)):
@@ -268,7 +268,12 @@ class ParetoExplorer(Instrument, HasSAE):
             marker = _MARKERS[look["shape"]]
             ax.plot(x[rows], y[rows], color=color, marker=marker, markersize=6, linewidth=1, label=label)
         if any(self.chosen in rows for rows in lines.values()):
-            ring = {"markersize": 14, "markerfacecolor": "none", "markeredgecolor": COLORS["l0"], "markeredgewidth": 2}
+            ring: dict[str, Any] = {
+                "markersize": 14,
+                "markerfacecolor": "none",
+                "markeredgecolor": COLORS["l0"],
+                "markeredgewidth": 2,
+            }
             ax.plot(x[self.chosen], y[self.chosen], "o", **ring)
 
 
@@ -290,19 +295,24 @@ def _read(table: object) -> "pd.DataFrame":
         repeated = table.columns[table.columns.duplicated()]
         raise ValueError(f"the table has several columns {', '.join(repeated)}; rename or drop all but one")
     if "architecture" not in table:
-        raise ValueError(f"the table has no column architecture; it has {', '.join(table)}")
+        raise ValueError(f"the table has no column architecture; it has {', '.join(_names(table))}")
     if table["architecture"].isna().any():
         raise ValueError("architecture is missing in some rows; fill it in, or leave them out")
     table["architecture"] = table["architecture"].astype(str)
     return table
 
 
+def _names(table: "pd.DataFrame") -> list[str]:
+    return [str(name) for name in table.columns]
+
+
 def _numeric_columns(table: "pd.DataFrame") -> dict[str, NDArray[np.float64]]:
     """Columns that can be an axis, those of `FIRST` first: numbers, at least one of which is finite."""
     import pandas as pd
 
-    found = {}
-    for name in (*(name for name in FIRST if name in table), *(name for name in table if name not in FIRST)):
+    found: dict[str, NDArray[np.float64]] = {}
+    first = [name for name in FIRST if name in table]
+    for name in (*first, *(name for name in _names(table) if name not in FIRST)):
         # A column of numbers and None has dtype object, but not one of numbers and text.
         if pd.api.types.infer_dtype(table[name], skipna=True) in ("integer", "floating", "mixed-integer-float"):
             numbers = table[name].to_numpy(dtype=np.float64, na_value=np.nan)
@@ -332,7 +342,7 @@ def _digits(finite: NDArray[np.float64]) -> int:
 
 def _saes(table: "pd.DataFrame", numeric: set[str]) -> list[dict[str, Any]]:
     """What the trait ``saes`` holds."""
-    texts = [name for name in table if name not in numeric and name not in ("architecture", "path")]
+    texts = [name for name in _names(table) if name not in numeric and name not in ("architecture", "path")]
     settings = table[["architecture", *(name for name in SETTINGS if name in table)]]
     lines = settings.groupby(list(settings), sort=False, dropna=False).ngroup()
     found = []

@@ -72,7 +72,7 @@ const SHAPES: Record<string, SymbolType> = {
 /** Area of a mark, in square pixels. */
 const SIZE = 62;
 /** Radius of what takes a click, in pixels. */
-const HIT = 12;
+const HIT = 13;
 const HEIGHT = 372;
 
 const pathOf = ({ shape }: Series): string => symbol(SHAPES[shape] ?? symbolCircle, SIZE)() ?? "";
@@ -194,7 +194,7 @@ export function createScatter(life: AbortSignal, onChoose: (row: number) => void
 
   const rowAt = (event: MouseEvent, takeTurns: boolean): number => {
     const box = plot.svg.node()!.getBoundingClientRect();
-    return nearestRow(spots, event.clientX - box.x, event.clientY - box.y, HIT + 4, takeTurns ? chosen : -1);
+    return nearestRow(spots, event.clientX - box.x, event.clientY - box.y, HIT + 3, takeTurns ? chosen : -1);
   };
   const rowOf = (target: EventTarget | null): number => {
     const mark = (target as Element).closest<SVGGElement>(".saelab-mark");
