@@ -115,7 +115,7 @@ def _increments(
     order = first.argsort(stable=True)
     counts = torch.bincount(first, minlength=len(levels)).tolist()
     W_dec = sae.W_dec.to(torch.promote_types(sae.W_dec.dtype, torch.float32))  # no half precision in sparse matmuls
-    for chosen in order.split(counts):
+    for chosen in torch.split(order, counts):
         if len(chosen) == 0:
             yield 0, None
             continue
@@ -131,7 +131,7 @@ def with_thresholds(
     natural: float = 0.0,
     own_thresholds: Mapping[int, float] | None = None,
 ) -> SparseAutoencoder:
-    """A copy of ``sae`` with another gate threshold, magnitudes nearer to the natural ones, and features' own thresholds.
+    """A copy of ``sae`` with another gate threshold, nearly natural magnitudes, and thresholds of features' own.
 
     Parameters
     ----------
@@ -157,14 +157,14 @@ def with_thresholds(
     moved.gate_threshold = gate_threshold
     by = -natural * sae.magnitude_line()[1] if natural else torch.zeros_like(own)
     if isinstance(moved, GatedSAE):
-        moved.b_mag += by
-        moved.b_gate -= own
+        moved.b_mag.add_(by)
+        moved.b_gate.sub_(own)
     elif isinstance(moved, RescaleShiftSAE):
-        moved.b_mag += by + moved.r_mag.exp() * own
-        moved.b_enc -= own
+        moved.b_mag.add_(by + moved.r_mag.exp() * own)
+        moved.b_enc.sub_(own)
     elif isinstance(moved, JumpReLUSAE):
-        moved.b_enc += by
-        moved.threshold += by + own
+        moved.b_enc.add_(by)
+        moved.threshold.add_(by + own)
     return moved
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -28,7 +28,10 @@ TIED = {
     "rescale-and-shift": lambda dtype: RescaleShiftSAE(6, 20, dtype=dtype),
     "jumprelu": lambda dtype: JumpReLUSAE(6, 20, dtype=dtype),
 }
-ALL = {**TIED, "gated, untied": lambda dtype: GatedSAE(6, 20, ablations=["untied_encoders"], dtype=dtype)}
+ALL: dict[str, Callable[[torch.dtype], SparseAutoencoder]] = {
+    **TIED,
+    "gated, untied": lambda dtype: GatedSAE(6, 20, ablations=["untied_encoders"], dtype=dtype),
+}
 
 
 def random_sae(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> SparseAutoencoder:

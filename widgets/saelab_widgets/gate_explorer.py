@@ -216,6 +216,7 @@ class GateExplorer(Instrument, HasSAE):
     # In the thread of whoever changes the SAE that is followed
 
     def _on_source(self) -> None:
+        assert self._source is not None  # who follows nobody is not called
         self._pending = copy.deepcopy(sae_of(self._source))  # as it stands between two steps
         self._changed_at = time.monotonic()
         self._task.submit(self._work)
@@ -322,6 +323,9 @@ class GateExplorer(Instrument, HasSAE):
 
 class _Snapshot:
     """An SAE as it stood, with what all thresholds are answered from: its gate pre-activations on ``x``."""
+
+    sae: SparseAutoencoder
+    x: Tensor
 
     @torch.no_grad()
     def __init__(self, sae: SparseAutoencoder, x: Tensor) -> None:
@@ -470,7 +474,7 @@ def _charts(raw: float | None) -> list[dict[str, Any]]:
         charts.append(
             chart(
                 "probe_accuracy",
-                help="Sentiment of snippets it has not seen, read by a linear probe from codes; fitted at every fifth step.",
+                help="Sentiment of snippets it has not seen, read by a linear probe from codes; at every fifth step.",
                 reference=reference,
             )
         )
@@ -492,7 +496,7 @@ def _picture(explorer: GateExplorer) -> bytes:
         fontsize=9,
         color=INK,
     )
-    upper, lower = figure.subfigures(2, 1)
+    (upper,), (lower,) = figure.subfigures(2, 1, squeeze=False)
     histogram, code = upper.subplots(1, 2)
     histogram.hist(pi_gate, bins=60, color=color, alpha=0.8)
     histogram.set_yscale("log")
