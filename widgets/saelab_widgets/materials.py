@@ -8,13 +8,19 @@ import platformdirs
 
 import saelab
 from saelab.activations import ActivationStore
-from saelab.autoencoders import SparseAutoencoder, TrainedOn
+from saelab.autoencoders import ARCHITECTURES, SparseAutoencoder, TrainedOn
+from saelab.language_models import EMBEDDED_MODEL
 from saelab.probing import LabelledSet
+from saelab.training import Trainer, TrainingConfig
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 DEFAULT_HOOK = "blocks.1.hook_resid_post"
+DEFAULT_TOKENS = 100_000
+"""Of the embedded text: a harvest takes some seconds, and one serves all widgets."""
+HELD_OUT = 1024
+"""Rows at the end of an activation store that are kept out of training, to measure on."""
 
 
 def cache_folder(*parts: str) -> Path:
@@ -38,6 +44,27 @@ def activations_at(model_name: str, hook: str, n_tokens: int, scale: float | Non
 def snippets_at(model_name: str, hook: str, scale: float) -> LabelledSet:
     """The sentiment set at ``hook``, in the scale of an SAE's activations; kept likewise."""
     return saelab.sentiment_set(language_model(model_name), hook, scale=scale)
+
+
+@functools.lru_cache(maxsize=2)
+def default_sae(
+    architecture: str = "gated",
+    hook: str = DEFAULT_HOOK,
+    *,
+    d_sae: int = 1024,
+    l1_coefficient: float = 4.0,
+    n_steps: int = 500,
+) -> tuple[SparseAutoencoder, ActivationStore]:
+    """What a widget shows where it is given no SAE: one trained for some seconds, and its activations; kept likewise.
+
+    It has not seen the last `HELD_OUT` rows of the store. It is shared: take a copy before changing it.
+    """
+    store = activations_at(EMBEDDED_MODEL, hook, DEFAULT_TOKENS)
+    x = store.activations[: len(store) - HELD_OUT]
+    sae = ARCHITECTURES[architecture](x.shape[1], d_sae)
+    sae.trained_on = store.trained_on
+    Trainer(sae, x, TrainingConfig(n_steps=n_steps, l1_coefficient=l1_coefficient)).run()
+    return sae, store
 
 
 def trained_at(sae: SparseAutoencoder) -> TrainedOn:
