@@ -7,9 +7,9 @@ const ROW_HEIGHT = 25;
 
 export interface LongList {
   readonly element: HTMLElement;
-  /** Shows other rows; `revision` tells whether what a row says may have changed. */
-  setRows(features: readonly number[], revision: unknown): void;
-  /** Marks the chosen one, and brings it into view where it isn't. */
+  /** Shows other rows, from the top where asked; `revision` tells whether what a row says may have changed. */
+  setRows(features: readonly number[], revision: unknown, fromTop: boolean): void;
+  /** Marks the chosen one, and brings it into view where it is another than before. */
   choose(feature: number): void;
 }
 
@@ -86,34 +86,28 @@ export function createLongList(
   });
   const showSoon = oncePerFrame(show, life);
   element.addEventListener("scroll", showSoon, { passive: true });
-  const observer = new ResizeObserver(() => {
-    reveal();
-    showSoon();
-  });
+  const observer = new ResizeObserver(showSoon);
   observer.observe(element);
   life.addEventListener("abort", () => observer.disconnect());
 
   return {
     element,
-    setRows(some, revision) {
+    setRows(some, revision, fromTop) {
       if (revision !== revised) {
         made = new Map();
         space.replaceChildren();
       }
       revised = revision;
-      const same = some.length === features.length && some.every((feature, position) => feature === features[position]);
       features = some;
       positions = new Map(some.map((feature, position) => [feature, position]));
       space.style.height = `${some.length * ROW_HEIGHT}px`;
-      if (!same) {
-        element.scrollTop = 0;
-        reveal();
-      }
+      if (fromTop) element.scrollTop = 0;
       show();
     },
     choose(feature) {
+      const isOther = feature !== chosen;
       chosen = feature;
-      reveal();
+      if (isOther) reveal();
       show();
     },
   };

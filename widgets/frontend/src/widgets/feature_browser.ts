@@ -224,11 +224,15 @@ function render({ model, el }: RenderContext<Traits>): () => void {
     }
   }
 
+  let listedBy = "";
   function showList(): void {
     rows = view.rows();
     const probed = Number.isFinite(view.column("probe_weight")[0] ?? NaN);
     root.classList.toggle("saelab-unprobed", !probed);
-    list.setRows(rows, model.get("listing"));
+    // Another order or search is read from its top; other changes leave the list where it is.
+    const by = JSON.stringify([model.get("order"), model.get("search")]);
+    list.setRows(rows, model.get("listing"), by !== listedBy);
+    listedBy = by;
     count.show(view.summary(rows.length));
     showFeature();
   }
