@@ -130,7 +130,7 @@ class GateExplorer(Instrument, HasSAE):
                 "take both from one hook"
             )
         self._sentiment = sentiment
-        self._snapshot = snapshot
+        self._snapshot: _Snapshot = snapshot
         self._grid = self._first_curves()
         self._in_use = threading.RLock()
         self._pending: SparseAutoencoder | None = None

@@ -79,6 +79,29 @@ _CHARTS: dict[str, dict[str, Any]] = {
         "digits": 0,
         "color": "dead",
     },
+    "max_activation": {
+        "label": "Largest activation",
+        "help": "Tokens by how strongly the feature is on.",
+        "domain": [0.0, None],
+        "digits": 2,
+        "color": "l0",
+    },
+    "density": {
+        "label": "Density",
+        "unit": "% of tokens",
+        "help": "Share of tokens on which the feature is on.",
+        "domain": [0.0, 100.0],
+        "digits": 2,
+        "color": "l0",
+    },
+    "probe_weight": {
+        "label": "Probe weight",
+        "unit": "log odds",
+        "help": "What one unit of the feature adds to the log odds of a positive verdict; "
+        "0 where it is off on all snippets.",
+        "domain": [None, None],
+        "color": "probe",
+    },
     "loss": {
         "label": "Loss",
         "help": "Summed over the width, mean over tokens, on held-out activations; its terms:",

@@ -110,25 +110,38 @@ export function createToggles<Traits, K extends keyof Traits & string>(
   return h("fieldset", { class: "saelab-choice" }, h("legend", {}, legend), ...boxes.map(({ label }) => label));
 }
 
-/** A whole number in [min, max], typed or stepped, bound to a trait; what is out of range goes to the nearest limit. */
+interface Limits {
+  min: number;
+  max: number;
+}
+
+/**
+ * A whole number in [min, max], typed or stepped, bound to a trait; what is out of range goes to the nearest limit. Limits
+ * that depend on other traits are given as a function, and these traits as `watched`.
+ */
 export function createNumber<Traits, K extends keyof Traits & string>(
   model: Model<Traits>,
   name: K,
   label: string,
-  limits: { min: number; max: number },
+  limits: Limits | (() => Limits),
   life: AbortSignal,
+  watched: readonly (keyof Traits & string)[] = [],
 ): HTMLElement {
   const id = uniqueId(name);
-  const input = h("input", { type: "number", id, ...limits, step: 1, "data-number": name, ...KEEP_KEYS });
+  const limitsNow = (): Limits => (typeof limits === "function" ? limits() : limits);
+  const input = h("input", { type: "number", id, step: 1, "data-number": name, ...KEEP_KEYS });
   const show = (): void => {
+    const { min, max } = limitsNow();
+    [input.min, input.max] = [String(min), String(max)];
     input.value = String(model.get(name));
   };
   input.addEventListener("change", () => {
+    const { min, max } = limitsNow();
     const value = Math.round(input.valueAsNumber);
-    if (Number.isFinite(value)) assign(model, name, Math.min(limits.max, Math.max(limits.min, value)) as Traits[K]);
+    if (Number.isFinite(value)) assign(model, name, Math.min(max, Math.max(min, value)) as Traits[K]);
     show();
   });
-  onChange(model, [name], life, show);
+  onChange(model, [name, ...watched], life, show);
   show();
   return h("div", { class: "saelab-field" }, h("label", { for: id }, label), input);
 }

@@ -11,6 +11,12 @@ export function formatFixed(value: number, digits: number): string {
   return withMinus(value.toLocaleString("en-US", options).replace(/^-(?=[0.,]*$)/, ""));
 }
 
+/** With its sign, also where it is positive; zero has none. */
+export function formatSigned(value: number, digits: number): string {
+  const text = formatFixed(value, digits);
+  return value > 0 && /[1-9]/.test(text) ? `+${text}` : text;
+}
+
 export const formatCount = (value: number): string => formatFixed(value, 0);
 
 /** A short label for a round number on an axis: 500, 1.5k, 2M. */

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { decimalsOf, formatCount, formatFixed, formatRate, formatShort } from "../src/format";
+import { decimalsOf, formatCount, formatFixed, formatRate, formatShort, formatSigned } from "../src/format";
 
 test("numbers keep their decimals", () => {
   assert.equal(formatFixed(0.5, 3), "0.500");
@@ -10,6 +10,10 @@ test("numbers keep their decimals", () => {
   assert.equal(formatCount(1234567), "1,234,567");
   assert.equal(formatRate(3.21), "3.2");
   assert.equal(formatRate(412.4), "412");
+});
+
+test("a signed number has its sign, and zero has none", () => {
+  assert.deepEqual([1.5, -1.5, 0, 0.001, NaN].map((value) => formatSigned(value, 2)), ["+1.50", "−1.50", "0.00", "0.00", "–"]);
 });
 
 test("axis labels are short", () => {
