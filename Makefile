@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test check tutorials frontend picture pareto probes lock benchmarks bench check-interchange clean
+.PHONY: help lab test check tutorials frontend picture bench-widgets pareto probes lock benchmarks bench check-interchange clean
 
 help:
 	@echo "make lab         open JupyterLab on the tutorials    (make lab ARGS=\"--no-browser --port 9999\")"
@@ -18,6 +18,7 @@ help:
 	@echo "make probes      the probe table by layer            (both keep what they did in build/experiments)"
 	@echo "make lock        resolve requirements.lock anew"
 	@echo "make benchmarks  measure, by hand"
+	@echo "make bench-widgets  how soon the widgets answer       (ARGS=\"--soak 10\": what memory they take)"
 	@echo "make check-interchange  trade SAEs with the real sae-lens and dictionary_learning"
 	@echo "make bench       measure against other libraries     (make bench ARGS=\"--quick --json build/bench.json\")"
 
@@ -57,8 +58,11 @@ pareto probes: $(VENV)/.installed-dev
 	$(BIN)/python docs/experiments/$@.py $(ARGS)
 
 benchmarks: $(VENV)/.installed-dev
-	for script in $(filter-out %_libraries.py,$(wildcard tests/benchmarks/[a-z]*.py)); do \
+	for script in $(filter-out %_libraries.py %/widgets.py,$(wildcard tests/benchmarks/[a-z]*.py)); do \
 		echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+bench-widgets: $(VENV)/.installed-dev
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/widgets.py $(ARGS)
 
 # The first run makes an environment for the other libraries, and searches for coefficients; build/ keeps both.
 bench: $(VENV)/.installed-dev

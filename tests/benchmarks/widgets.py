@@ -51,11 +51,37 @@ class Slider(NamedTuple):
     chart: str
     """The chart whose value has to change."""
     kind: str
-    """``"looked up"`` or ``"kernel"``."""
+    """One of `BOUNDS`."""
 
 
 NOTEBOOKS: dict[str, tuple[list[str], list[Slider]]] = {
     "lab": ([LAB], [Slider("training-lab", "gate_threshold", "l0", "kernel")]),
+    "gate": (
+        ["from saelab_widgets import GateExplorer\nexplorer = GateExplorer()\nexplorer", "explorer.wait()"],
+        [
+            Slider("gate-explorer", "gate_threshold", "l0", "looked up"),
+            Slider("gate-explorer", "natural", "gamma", "looked up"),
+            Slider("gate-explorer", "feature_threshold_offset", "histogram", "looked up"),
+        ],
+    ),
+    "shrinkage": (
+        ["from saelab_widgets import ShrinkageExplorer\nShrinkageExplorer()"],
+        [
+            Slider("shrinkage-explorer", "rescale", "gamma", "looked up"),
+            Slider("shrinkage-explorer", "shift", "gamma", "looked up"),
+        ],
+    ),
+    "probe": (
+        ["from saelab_widgets import ProbeExplorer\nProbeExplorer()"],
+        [Slider("probe-explorer", "gate_threshold", "n_active", "kernel")],
+    ),
+    "beside": (
+        [LAB, "from saelab_widgets import GateExplorer\nexplorer = GateExplorer(sae=lab)\nlab.start()\nexplorer"],
+        [
+            Slider("training-lab", "gate_threshold", "l0", "kernel, a lab trains"),
+            Slider("gate-explorer", "gate_threshold", "l0", "looked up, a lab trains"),
+        ],
+    ),
 }
 BOUNDS = {"looked up": 33, "kernel": 100, "kernel, a lab trains": 150, "looked up, a lab trains": 33}
 """Milliseconds, for the 95th percentile on two cores."""
@@ -134,7 +160,7 @@ def report(slider: Slider, kind: str, found: np.ndarray, changed: bool) -> str:
 HEADLESS = """
 import sys, time, torch
 from saelab_widgets import TrainingLab
-from saelab_widgets.background import one_torch_thread_on_small_machines
+from saelab_widgets.background import one_thread_on_small_machines
 lab = TrainingLab()
 def rate():
     for _ in range(100): lab.trainer.step()
@@ -142,7 +168,7 @@ def rate():
     for _ in range(n): lab.trainer.step()
     return n / (time.perf_counter() - start)
 both = rate()
-with one_torch_thread_on_small_machines(): one = rate()
+with one_thread_on_small_machines(): one = rate()
 print(one, both)
 """
 

@@ -126,8 +126,8 @@ def test_features_are_picked_by_number_and_by_neighbour_in_density(mount: Mount,
     page.get_by_role("button", name="Denser").focus()
     page.keyboard.press("Enter")
     assert trait(page, "feature") == first
-    page.get_by_label("Feature", exact=True).fill("3")
-    page.get_by_label("Feature", exact=True).press("Enter")
+    page.get_by_role("spinbutton", name="Feature").fill("3")
+    page.get_by_role("spinbutton", name="Feature").press("Enter")
     assert trait(page, "feature") == 3
 
 

@@ -10,8 +10,9 @@ from saelab_widgets.background import (
     PUBLISH_SECONDS,
     BackgroundLoop,
     LatestTask,
-    one_torch_thread_on_small_machines,
+    one_thread_on_small_machines,
 )
+from threadpoolctl import threadpool_info
 
 
 class Counter:
@@ -90,9 +91,15 @@ def test_stop_from_within_the_loop_does_not_wait_for_itself() -> None:
 
 
 def test_a_step_that_hangs_is_reported_and_not_waited_for_forever() -> None:
-    release = threading.Event()
-    loop = BackgroundLoop(lambda: release.wait(10), lambda: None, lambda error: None)
+    begun, release = threading.Event(), threading.Event()
+
+    def step() -> bool:
+        begun.set()
+        return release.wait(10)
+
+    loop = BackgroundLoop(step, lambda: None, lambda error: None)
     loop.start()
+    begun.wait(10)
     with pytest.raises(TimeoutError, match="has not ended within 0.1 s"):
         loop.stop(0.1)
     release.set()
@@ -140,15 +147,21 @@ def test_a_finished_task_leaves_no_thread_behind() -> None:
 
 def test_threads_come_back_when_the_last_of_several_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    before = torch.get_num_threads()
+
+    def blas() -> list[int]:
+        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+    before, blas_before = torch.get_num_threads(), blas()
     torch.set_num_threads(2)
     try:
-        first, second = one_torch_thread_on_small_machines(), one_torch_thread_on_small_machines()
+        first, second = one_thread_on_small_machines(), one_thread_on_small_machines()
         first.__enter__()
         second.__enter__()
         first.__exit__(None, None, None)
         assert torch.get_num_threads() == 1
+        assert set(blas()) == {1}
         second.__exit__(None, None, None)
         assert torch.get_num_threads() == 2
+        assert blas() == blas_before
     finally:
         torch.set_num_threads(before)

@@ -1,42 +1,69 @@
 """Run a loop beside the kernel, so that cells and sliders stay live while it works."""
 
+import functools
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import ClassVar
 
 import torch
+from threadpoolctl import ThreadpoolController
 
 PUBLISH_SECONDS = 1 / 12
 """Between two pictures. Smooth to the eye; an unthrottled thread makes the server drop messages, the last one too."""
 SMALL_MACHINE_CORES = 2
 
 
-_threads_lock = threading.Lock()
-_threads_before: list[int] = []
-"""What torch's threads were before each of those that run with one now."""
+class _OneThread:
+    """Torch and the BLAS of NumPy and scikit-learn on one thread, for as long as anybody wants it so."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_inside = 0
+        self._torch_before = 1
+        self._blas = ExitStack()
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._n_inside == 0:
+                self._torch_before = torch.get_num_threads()
+                self._blas.enter_context(_blas_libraries("sklearn" in sys.modules).limit(limits=1, user_api="blas"))
+            self._n_inside += 1
+            torch.set_num_threads(1)  # in each thread, since OpenMP counts by thread
+
+    def leave(self) -> None:
+        with self._lock:
+            self._n_inside -= 1
+            if self._n_inside == 0:
+                torch.set_num_threads(self._torch_before)
+                self._blas.close()
+
+
+@functools.lru_cache(maxsize=2)
+def _blas_libraries(with_sklearn: bool) -> ThreadpoolController:
+    """Those that are loaded; it takes some milliseconds to find them, and scikit-learn brings another."""
+    return ThreadpoolController()
+
+
+_ONE_THREAD = _OneThread()
 
 
 @contextmanager
-def one_torch_thread_on_small_machines() -> Iterator[None]:
-    """On one or two cores a second torch thread gains little, takes the browser's time, and loses it all where another
-    thread computes too. Contexts of several threads may overlap: the last to leave restores what the first found.
+def one_thread_on_small_machines() -> Iterator[None]:
+    """On one or two cores a second thread gains little, takes the browser's time, and loses it all where another thread
+    computes too. Contexts of several threads may overlap: the last to leave restores what the first found.
     """
     if (os.cpu_count() or 1) > SMALL_MACHINE_CORES:
         yield
         return
-    with _threads_lock:
-        _threads_before.append(_threads_before[0] if _threads_before else torch.get_num_threads())
-        torch.set_num_threads(1)  # in each thread, since OpenMP counts by thread
+    _ONE_THREAD.enter()
     try:
         yield
     finally:
-        with _threads_lock:
-            before = _threads_before.pop()
-            if not _threads_before:
-                torch.set_num_threads(before)
+        _ONE_THREAD.leave()
 
 
 class BackgroundLoop:
@@ -101,7 +128,7 @@ class BackgroundLoop:
     def _main(self) -> None:
         error: Exception | None = None
         try:
-            with one_torch_thread_on_small_machines():
+            with one_thread_on_small_machines():
                 published = 0.0
                 while not self._stop.is_set() and self._step():
                     if time.monotonic() - published >= PUBLISH_SECONDS:
@@ -149,7 +176,7 @@ class LatestTask:
             raise TimeoutError(f"the background task has not ended within {timeout:g} s")
 
     def _main(self) -> None:
-        with one_torch_thread_on_small_machines():
+        with one_thread_on_small_machines():
             while True:
                 with self._lock:
                     job, self._next = self._next, None

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import anywidget
 import traitlets
 
-from saelab_widgets.background import one_torch_thread_on_small_machines
+from saelab_widgets.background import one_thread_on_small_machines
 
 STATIC = Path(__file__).parent / "static"
 _NOT_IN_PAGES = ("_esm", "_css", "layout", "tabbable", "tooltip")
@@ -60,7 +60,7 @@ class Instrument(anywidget.AnyWidget):
     def _handling(self) -> Iterator[None]:
         """Around a callback: an exception ends in a log that nobody opens, so it is shown in the widget, too."""
         try:
-            with one_torch_thread_on_small_machines():
+            with one_thread_on_small_machines():
                 yield
         except Exception as error:
             self._show_error(error)

@@ -18,7 +18,7 @@ from saelab.language_models import EMBEDDED_MODEL
 from saelab.probing import LabelledActivations, LabelledSet, SentimentSplit, probe
 from saelab.tensor_files import write_atomically
 from saelab.training import Trainer, TrainingConfig
-from saelab_widgets.background import one_torch_thread_on_small_machines
+from saelab_widgets.background import one_thread_on_small_machines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +78,8 @@ def default_sae(
     x = store.activations[: len(store) - HELD_OUT]
     sae = ARCHITECTURES[architecture](x.shape[1], d_sae)
     sae.trained_on = store.trained_on
-    Trainer(sae, x, TrainingConfig(n_steps=n_steps, l1_coefficient=l1_coefficient)).run()
+    with one_thread_on_small_machines():  # several would wait for one another where another notebook trains
+        Trainer(sae, x, TrainingConfig(n_steps=n_steps, l1_coefficient=l1_coefficient)).run()
     return sae, store
 
 
@@ -109,7 +110,7 @@ class Sweep(NamedTuple):
     """Gives what the probe was fitted to and tested on. It takes some seconds, and nothing where all is measured."""
 
 
-@one_torch_thread_on_small_machines()
+@one_thread_on_small_machines()
 def default_sweep(
     folder: str | os.PathLike[str] | None = None,
     *,

@@ -19,7 +19,7 @@ from saelab.autoencoders import RescaleShiftSAE, SparseAutoencoder, StandardSAE
 from saelab.metrics import BiasFormula
 from saelab.synthetic import SuperpositionData
 from saelab.training import Trainer, TrainingConfig
-from saelab_widgets.background import LatestTask, one_torch_thread_on_small_machines
+from saelab_widgets.background import LatestTask, one_thread_on_small_machines
 from saelab_widgets.instrument import STATIC, Instrument
 from saelab_widgets.pictures import INK, as_png
 from saelab_widgets.quantities import COLORS, chart, knob, other_line
@@ -241,7 +241,7 @@ class ShrinkageExplorer(Instrument, HasSAE):
         from tqdm.auto import tqdm
 
         missing = [(level, point) for level in self._grid.levels for point in level.points if point.fitted is None]
-        with one_torch_thread_on_small_machines():
+        with one_thread_on_small_machines():
             for level, point in tqdm(missing, desc="fitting each feature", unit="SAE", disable=not progress):
                 point.fit(level.data)
         self._take_in_fits()
@@ -485,7 +485,7 @@ def _trained(
     start = l1.index(min(l1, key=lambda value: abs(math.log(value / DICTIONARY_L1))))
     grid = _Grid([])
     total = len(noises) * (1 + len(l1))
-    with one_torch_thread_on_small_machines(), tqdm(total=total, desc="training SAEs", unit="SAE") as bar:
+    with one_thread_on_small_machines(), tqdm(total=total, desc="training SAEs", unit="SAE") as bar:
         found: StandardSAE | None = None
         for noise in noises:
             data = saelab.superposition(

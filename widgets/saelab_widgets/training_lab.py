@@ -18,7 +18,7 @@ from saelab.activations import ActivationStore
 from saelab.autoencoders import ARCHITECTURES, Ablation, Preset, check_activations
 from saelab.probing import LabelledActivations, ProbeReport, SentimentSplit, probe
 from saelab.training import Trainer, TrainingConfig
-from saelab_widgets.background import BackgroundLoop
+from saelab_widgets.background import BackgroundLoop, one_thread_on_small_machines
 from saelab_widgets.instrument import STATIC, Instrument
 from saelab_widgets.materials import DEFAULT_HOOK, activations_at, snippets_at
 from saelab_widgets.pictures import line_charts_png
@@ -121,7 +121,7 @@ class TrainingLab(Instrument, HasSAE):
     events = traitlets.List(traitlets.Dict()).tag(sync=True)
     """When a knob moved: ``{"step": ..., "label": ...}``."""
     runs = traitlets.List(traitlets.Dict()).tag(sync=True)
-    """Earlier runs, drawn as shadows: ``{"id": ..., "label": ..., "history": ..., "kept": ...}``; not kept: the last."""
+    """Earlier runs, drawn as shadows: ``{"id": ..., "label": ..., "history": ..., "kept": ...}``; one is not."""
     options = traitlets.Dict().tag(sync=True)
     knobs = traitlets.List(traitlets.Dict()).tag(sync=True)
     charts = traitlets.List(traitlets.Dict()).tag(sync=True)
@@ -207,11 +207,12 @@ class TrainingLab(Instrument, HasSAE):
         self.observe(self._on_running, "running")
         self.observe(self._on_setup, list(SETUP))
         self.observe(self._on_knob, list(KNOBS))
-        for _ in range(warm_up_steps):  # with all of torch's threads: there is no page to keep smooth yet
-            self.trainer.step()
-            if self.trainer.n_steps_done % 20 == 0:
-                self._publish()
-        self._publish()
+        with one_thread_on_small_machines():  # several would wait for one another where another notebook trains
+            for _ in range(warm_up_steps):
+                self.trainer.step()
+                if self.trainer.n_steps_done % 20 == 0:
+                    self._publish()
+            self._publish()
         self.status = "Press Start, then drag the L1 penalty."
 
     @property
