@@ -33,7 +33,8 @@ def explorer(inputs: torch.Tensor) -> GateExplorer:
     with torch.no_grad():
         for parameter in sae.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    explorer = GateExplorer(sae, inputs)
+        density = (sae.encode(inputs) > 0).double().mean(dim=0)
+    explorer = GateExplorer(sae, inputs, feature=int(density.argsort()[len(density) // 2]))  # has neighbours
     explorer.wait(60)
     return explorer
 

@@ -316,8 +316,8 @@ def test_preset_ablations_and_seed_are_chosen_on_the_screen(mount: Mount) -> Non
 
 
 def test_earlier_runs_are_shadows_with_names_and_can_be_taken_away(mount: Mount) -> None:
-    runs = [{"label": "gated, L1 1", "history": history(training_rows(40)), "kept": True}]
-    runs.append({"label": "standard, L1 4", "history": history(training_rows(50)), "kept": False})
+    runs = [{"id": 3, "label": "gated, L1 1", "history": history(training_rows(40)), "kept": True}]
+    runs.append({"id": 8, "label": "standard, L1 4", "history": history(training_rows(50)), "kept": False})
     page = mount("training_lab", traits(runs=runs))
     page.wait_for_selector('[data-chart="fvu"] path.saelab-ghost[d^=M]')
     assert page.locator('[data-chart="l0"] path.saelab-ghost title').all_text_contents() == [
@@ -329,7 +329,7 @@ def test_earlier_runs_are_shadows_with_names_and_can_be_taken_away(mount: Mount)
         "standard, L1 4 (the run before)\n×",
     ]
     page.get_by_role("button", name="Take away: standard, L1 4").click()
-    assert page.evaluate("() => model.sent.at(-1)") == {"kind": "forget_run", "index": 1, "id": 2}
+    assert page.evaluate("() => model.sent.at(-1)") == {"kind": "forget_run", "run_id": 8, "id": 2}
     page.evaluate("() => model.set('runs', [])")
     page.wait_for_function("() => document.querySelectorAll('path.saelab-ghost').length === 0")
 

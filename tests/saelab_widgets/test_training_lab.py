@@ -155,7 +155,8 @@ def test_a_run_that_is_kept_stays_until_it_is_taken_away(lab: TrainingLab) -> No
     assert lab.runs[0]["history"] == lab.history and lab.runs[0]["kept"]
     lab.reset()
     assert [run["label"] for run in lab.runs] == ["before", "gated, L1 4"]
-    lab.forget_run(0)
+    lab.forget_run(lab.runs[0]["id"])
+    lab.forget_run(999)  # gone already
     assert [run["label"] for run in lab.runs] == ["gated, L1 4"]
     for _ in range(10):
         lab.keep_run()

@@ -121,7 +121,7 @@ class TrainingLab(Instrument, HasSAE):
     events = traitlets.List(traitlets.Dict()).tag(sync=True)
     """When a knob moved: ``{"step": ..., "label": ...}``."""
     runs = traitlets.List(traitlets.Dict()).tag(sync=True)
-    """Earlier runs, drawn as shadows: ``{"label": ..., "history": ..., "kept": ...}``; not kept: the one before."""
+    """Earlier runs, drawn as shadows: ``{"id": ..., "label": ..., "history": ..., "kept": ...}``; not kept: the last."""
     options = traitlets.Dict().tag(sync=True)
     knobs = traitlets.List(traitlets.Dict()).tag(sync=True)
     charts = traitlets.List(traitlets.Dict()).tag(sync=True)
@@ -176,6 +176,7 @@ class TrainingLab(Instrument, HasSAE):
         self._d_sae = d_sae
         self._rows: list[tuple[float, ...]] = []
         self._row_gap = 1
+        self._n_runs = 0
         self._next_probe = 0.0
         self._rate_from = (0, time.monotonic())
         self._control = threading.RLock()
@@ -274,11 +275,9 @@ class TrainingLab(Instrument, HasSAE):
         kept = [run for run in self.runs if run["kept"]] + [self._run_so_far(kept=True, label=label)]
         self.runs = kept[-MAX_KEPT_RUNS:] + [run for run in self.runs if not run["kept"]]
 
-    def forget_run(self, index: int) -> None:
-        """Take the shadow ``runs[index]`` away. Raises IndexError where there is none."""
-        runs = list(self.runs)
-        del runs[index]
-        self.runs = runs
+    def forget_run(self, run_id: int) -> None:
+        """Take away the shadow with this ``"id"`` in `runs`; where it is gone already, nothing happens."""
+        self.runs = [run for run in self.runs if run["id"] != run_id]
 
     def export(self, folder: str | os.PathLike[str] | None = None) -> Path:
         """Write the SAE, the curves and the settings as they stand to a new folder, and return it.
@@ -354,7 +353,8 @@ class TrainingLab(Instrument, HasSAE):
         if sae.preset != "paper":
             parts.append(sae.preset.replace("_", "-"))
         parts += [_ABLATION_LABELS[name] for name in sae.settings().get("ablations", ())]
-        return {"label": label or ", ".join(parts), "history": self.history, "kept": kept}
+        self._n_runs += 1
+        return {"id": self._n_runs, "label": label or ", ".join(parts), "history": self.history, "kept": kept}
 
     def _build_trainer(self) -> None:
         settings: dict[str, Any] = {"seed": self.seed, "preset": self.preset}

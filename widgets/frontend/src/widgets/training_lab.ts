@@ -14,6 +14,7 @@ import "../theme.css";
 import "./training_lab.css";
 
 interface Run {
+  id: number;
   label: string;
   history: unknown;
   kept: boolean;
@@ -147,7 +148,7 @@ function createCharts(model: LabModel, root: HTMLElement, life: AbortSignal): HT
 function createRuns(model: LabModel, kernel: Kernel, life: AbortSignal): HTMLElement {
   const list = h("ul", { class: "saelab-runs" });
   const show = (): void => {
-    const items = model.get("runs").map(({ label, kept }, index) => {
+    const items = model.get("runs").map(({ id, label, kept }) => {
       const text = kept ? label : `${label} (the run before)`;
       const button = h(
         "button",
@@ -155,7 +156,7 @@ function createRuns(model: LabModel, kernel: Kernel, life: AbortSignal): HTMLEle
         "×",
       );
       button.disabled = !model.get("kernel");
-      button.addEventListener("click", () => kernel.ask({ kind: "forget_run", index }));
+      button.addEventListener("click", () => kernel.ask({ kind: "forget_run", run_id: id }));
       return h("li", {}, text, button);
     });
     list.replaceChildren(...items);
