@@ -116,6 +116,70 @@ def test_a_threshold_of_the_features_own_changes_its_numbers_and_tells_what_it_d
     assert "changes the whole SAE: L0 −" in page.locator("[data-show=effect]").inner_text()
 
 
+def test_dragging_the_threshold_by_mouse_moves_the_line_the_colours_and_the_numbers(
+    mount: Mount, explorer: GateExplorer
+) -> None:
+    page = mounted(mount, explorer)
+    before = shown(page, "l0")
+    box = page.locator("input[data-knob=gate_threshold]").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + box["height"] / 2, steps=4)
+    page.mouse.up()
+    drawn(page)
+    assert trait(page, "gate_threshold") == pytest.approx(2, abs=0.15)
+    assert shown(page, "l0") < before
+    assert page.locator(".saelab-gate-label").text_content() == f"θ {trait(page, 'gate_threshold'):.2f}"
+
+
+def test_a_threshold_between_two_steps_is_exact_as_soon_as_the_kernel_has_told_of_it(
+    mount: Mount, inputs: torch.Tensor, explorer: GateExplorer
+) -> None:
+    exact = GateExplorer(explorer.sae, inputs)
+    exact.gate_threshold, exact.natural, exact.feature_threshold_offset = 0.333, 0.47, -0.25
+    exact.wait(60)
+    page = mounted(mount, exact)
+    drawn(page)
+    metrics = evaluate(exact.apply(), inputs)
+    for chart in CHARTS:
+        assert shown(page, chart) == pytest.approx(getattr(metrics, chart), rel=1e-5)
+    exact.close()
+
+
+def test_buffers_that_colab_dropped_are_asked_for_and_read_as_bytes(mount: Mount, explorer: GateExplorer) -> None:
+    state = {name: value for name, value in explorer.get_state().items() if name not in ("_esm", "_css", "layout")}
+    page = mount("gate_explorer", {**state, "rows": None, "shipped": None, "curves": None})
+    drawn(page)
+    assert page.evaluate("() => model.sent[0]") == {"kind": "hello", "need": ["curves", "rows", "shipped"], "id": 1}
+    for name in ("rows", "curves"):
+        data = list(getattr(explorer, name))
+        page.evaluate("([name, data]) => model.set(name, Uint8Array.from(data))", [name, data])
+    drawn(page)
+    assert shown(page, "l0") == pytest.approx(evaluate(explorer.sae, explorer.held_out).l0, rel=1e-5)
+    assert page.locator(".saelab-gate-on[d^=M]").count() == 1
+
+
+def test_with_no_kernel_a_feature_that_the_page_lacks_says_so_and_the_buttons_pass_over_it(
+    mount: Mount, explorer: GateExplorer
+) -> None:
+    state = {name: value for name, value in explorer.get_state().items() if name not in ("_esm", "_css", "layout")}
+    page = mount("gate_explorer", {**state, "kernel": False})
+    had = {look["feature"] for look in explorer.shipped_of}
+    missing = next(feature for feature in range(40) if feature not in had)
+    page.get_by_label("Feature", exact=True).fill(str(missing))
+    page.get_by_label("Feature", exact=True).press("Enter")
+    drawn(page)
+    assert "does not have that feature" in page.locator("[data-show=effect]").inner_text()
+    assert page.locator('[data-chart="histogram"]').get_attribute("data-value") == ""
+    button = page.get_by_role("button", name="Denser")
+    seen = []
+    while button.get_attribute("aria-disabled") == "false":
+        button.click()
+        seen.append(trait(page, "feature"))
+    assert seen and set(seen) <= had
+
+
 def test_features_are_picked_by_number_and_by_neighbour_in_density(mount: Mount, explorer: GateExplorer) -> None:
     page = mounted(mount, explorer)
     first = trait(page, "feature")

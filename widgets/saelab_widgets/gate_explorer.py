@@ -3,6 +3,7 @@
 import copy
 import threading
 import time
+from collections import deque
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +134,7 @@ class GateExplorer(Instrument, HasSAE):
         self._snapshot: _Snapshot = snapshot
         self._grid = self._first_curves()
         self._in_use = threading.RLock()
-        self._pending: SparseAutoencoder | None = None
+        self._pending: deque[SparseAutoencoder] = deque(maxlen=1)  # put and taken in two threads
         self._changed_at = -np.inf
         self._next_look = 0.0
         self._task = LatestTask(self._show_error)
@@ -217,7 +218,7 @@ class GateExplorer(Instrument, HasSAE):
 
     def _on_source(self) -> None:
         assert self._source is not None  # who follows nobody is not called
-        self._pending = copy.deepcopy(sae_of(self._source))  # as it stands between two steps
+        self._pending.append(copy.deepcopy(sae_of(self._source)))  # as it stands between two steps
         self._changed_at = time.monotonic()
         self._task.submit(self._work)
 
@@ -225,14 +226,13 @@ class GateExplorer(Instrument, HasSAE):
 
     def _work(self) -> None:
         """Look at the SAE that is followed, where it has changed, and compute what is missing."""
-        while self.comm is not None:  # not closed
+        while self.comm is not None and not self._task.superseded:  # not closed; the newer job goes on from here
             now = time.monotonic()
-            if self._pending is not None:
+            if self._pending:
                 if now < self._next_look:
                     time.sleep(min(0.05, self._next_look - now))
                     continue
-                pending, self._pending = self._pending, None
-                self._look_at(pending)
+                self._look_at(self._pending.popleft())
                 self._next_look = time.monotonic() + max(FOLLOW_SECONDS, 4 * (time.monotonic() - now))
             elif now - self._changed_at < CALM_SECONDS:
                 time.sleep(0.05)
@@ -457,7 +457,7 @@ def _knobs(gate_threshold: float) -> list[dict[str, Any]]:
         ),
         knob(
             "feature_threshold_offset",
-            label="The feature\N{RIGHT SINGLE QUOTATION MARK}s own",
+            label="Own threshold",
             symbol="\N{GREEK CAPITAL LETTER DELTA}\N{GREEK SMALL LETTER THETA}",
             help="Added to the threshold for this feature alone; the probe is left as it is.",
             min=-2.0,

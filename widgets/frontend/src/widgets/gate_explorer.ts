@@ -143,7 +143,7 @@ function createPicker(model: GateModel, life: AbortSignal): HTMLElement {
   onChange(model, ["densities"], life, sort);
   onChange(model, ["feature", "shipped_of"], life, show);
   sort();
-  return h("div", { class: "saelab-toolbar", role: "group", "aria-label": "Feature" }, number, denser, rarer, rank);
+  return h("div", { class: "saelab-toolbar", role: "group", "aria-label": "Choose a feature" }, number, denser, rarer, rank);
 }
 
 const FEATURE_PLOT = { unit: "", xLabel: "gate pre-activation", height: 150 };
@@ -271,7 +271,7 @@ function effectText(scene: Scene, hasKernel: boolean): string {
     return hasKernel ? "Waiting for the kernel." : "With these settings, only a kernel could tell what the feature’s own threshold does.";
   }
   const change = (name: keyof Metrics, digits: number): string => signed(scene.exact!.with[name] - scene.exact!.without[name], digits);
-  return `Its own threshold alone changes the whole SAE: L0 ${change("l0", 3)}, bias γ ${change("gamma", 5)}, FVU ${change("fvu", 5)}.`;
+  return `Its own threshold alone changes the whole SAE: L0 ${change("l0", 3)}, bias γ ${change("gamma", 6)}, FVU ${change("fvu", 6)}.`;
 }
 
 function createFeature(life: AbortSignal): { elements: HTMLElement[]; draw: (scene: Scene, hasKernel: boolean) => void; describe: () => void } {
