@@ -11,12 +11,11 @@ from typing import Any, Protocol
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
-from saelab_widgets.instrument import Instrument
+from saelab_widgets.instrument import NOT_THE_WIDGETS_OWN, Instrument
 
 sys.path.insert(0, str(Path(__file__).parent))
 from chromium import FLAGS, find_chromium, root_flags  # type: ignore[import-not-found]
 
-NOT_THE_WIDGETS_OWN = ("_esm", "_css", "layout", "tabbable", "tooltip")
 JUPYTERLABS_OWN = "Canceled future for create_subshell_request"
 """What JupyterLab throws when a kernel is restarted."""
 STATIC = Path(__file__).parents[2] / "widgets" / "saelab_widgets" / "static"

@@ -4,7 +4,6 @@ import copy
 import threading
 import time
 from collections import deque
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from saelab.thresholds import threshold_curves, with_thresholds
 from saelab_widgets.background import LatestTask
 from saelab_widgets.instrument import STATIC, Instrument
 from saelab_widgets.materials import HELD_OUT, default_sae, held_out_at, snippets_at, trained_at
-from saelab_widgets.pictures import INK
+from saelab_widgets.pictures import INK, as_png
 from saelab_widgets.quantities import ARCHITECTURE_COLORS, ARCHITECTURE_LABELS, COLORS, chart, knob
 from saelab_widgets.sources import HasSAE, Source, follow, sae_of
 
@@ -524,6 +523,4 @@ def _picture(explorer: GateExplorer) -> bytes:
         ax.tick_params(labelsize=7, colors=INK)
         ax.grid(alpha=0.25)
         ax.spines[["top", "right"]].set_visible(False)
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return as_png(figure)

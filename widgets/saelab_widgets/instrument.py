@@ -16,7 +16,7 @@ import traitlets
 from saelab_widgets.background import one_thread_on_small_machines
 
 STATIC = Path(__file__).parent / "static"
-_NOT_IN_PAGES = ("_esm", "_css", "layout", "tabbable", "tooltip")
+NOT_THE_WIDGETS_OWN = ("_esm", "_css", "layout", "tabbable", "tooltip")
 
 
 class Instrument(anywidget.AnyWidget):
@@ -104,7 +104,7 @@ class Instrument(anywidget.AnyWidget):
 
         What is looked up works there; controls that need Python are off.
         """
-        state = {name: value for name, value in self.get_state().items() if name not in _NOT_IN_PAGES}
+        state = {name: value for name, value in self.get_state().items() if name not in NOT_THE_WIDGETS_OWN}
         state["kernel"] = False
         parts = {
             "style": f"<style>{(STATIC / f'{self._front_end()}.css').read_text()}</style>",

@@ -5,7 +5,6 @@ import math
 import os
 from collections.abc import Callable
 from decimal import Decimal
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from saelab.autoencoders import SparseAutoencoder
 from saelab.probing import SentimentSplit
 from saelab_widgets.instrument import STATIC, Instrument
 from saelab_widgets.materials import default_sweep, probe_accuracy
-from saelab_widgets.pictures import INK
+from saelab_widgets.pictures import INK, as_png
 from saelab_widgets.quantities import ARCHITECTURE_COLORS, ARCHITECTURE_LABELS, COLORS, quantity
 from saelab_widgets.sources import HasSAE
 
@@ -247,9 +246,7 @@ class ParetoExplorer(Instrument, HasSAE):
         ax.spines[["top", "right"]].set_visible(False)
         if ax.get_legend_handles_labels()[1]:
             figure.legend(loc="outside upper center", ncols=4, fontsize=8, labelcolor=INK, frameon=False)
-        buffer = BytesIO()
-        figure.savefig(buffer, format="png")
-        return buffer.getvalue()
+        return as_png(figure)
 
     def _draw_marks(self, ax: "Axes") -> None:
         """The shown lines with their marks, and a ring around the chosen one."""
