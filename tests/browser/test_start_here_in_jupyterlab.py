@@ -81,7 +81,7 @@ def test_newcomer_runs_all_cells_starts_training_drags_l1_and_reads_l0_falling(p
     assert value(lab, "l0") > 2 * at_high_penalty
 
     toggle.click()
-    expect(lab.locator("[role=status]")).to_contain_text("Paused")
+    expect(lab.locator("[role=status]:not([data-show])")).to_contain_text("Paused")
     paused_at = step(lab)
     page.wait_for_timeout(300)
     assert step(lab) == paused_at

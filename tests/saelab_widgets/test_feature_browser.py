@@ -11,7 +11,7 @@ import pytest
 import torch
 import traitlets
 from PIL import Image
-from saelab_widgets import FeatureBrowser, TrainingLab, materials
+from saelab_widgets import FeatureBrowser, TrainingLab, feature_browser, materials
 from saelab_widgets.feature_browser import COLUMNS, N_BINS, N_SHIPPED, searchable
 from saelab_widgets.sources import HasSAE
 
@@ -235,8 +235,10 @@ def test_of_changes_that_come_quickly_only_the_last_is_read(
         return real(*args, **settings)
 
     monkeypatch.setattr(saelab, "read_features", counted)
-    for seed in range(20, 26):
-        source.become(sparse_sae(seed=seed))
+    monkeypatch.setattr(feature_browser, "SETTLE_SECONDS", 2.0)  # changes come quickly even on a machine that is busy
+    changes = [sparse_sae(seed=seed) for seed in range(20, 26)]
+    for sae in changes:
+        source.become(sae)
     browser.wait()
     assert len(read) == 1 and torch.equal(browser.sae.W_dec, source.sae.W_dec) and not browser.stale
 

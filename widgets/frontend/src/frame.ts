@@ -1,13 +1,26 @@
-/** Turns any number of requests into one call at the next animation frame. */
+/**
+ * Turns any number of requests into one call a frame. The first comes when the task that asks has ended, so that the work
+ * is done while the frame is waited for; what is asked for in the meantime, at the next frame.
+ */
 export function oncePerFrame(draw: () => void, life: AbortSignal): () => void {
-  let pending = 0;
-  life.addEventListener("abort", () => cancelAnimationFrame(pending));
+  let frame = 0;
+  let requested = false;
+  life.addEventListener("abort", () => cancelAnimationFrame(frame));
+  const run = (): void => {
+    if (!requested || life.aborted) return;
+    requested = false;
+    draw();
+  };
+  const onFrame = (): void => {
+    frame = requested ? requestAnimationFrame(onFrame) : 0;
+    run();
+  };
   return () => {
     if (life.aborted) return;
-    pending ||= requestAnimationFrame(() => {
-      pending = 0;
-      draw();
-    });
+    requested = true;
+    if (frame) return;
+    frame = requestAnimationFrame(onFrame);
+    queueMicrotask(run);
   };
 }
 

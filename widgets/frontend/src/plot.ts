@@ -117,14 +117,10 @@ export function createPlot(spec: PlotSpec, life: AbortSignal): Plot {
   const over = svg.append("g");
 
   let width = 0;
+  let axesKey = "";
   let latest: { x: AxisSpec; y: AxisSpec; paint: (frame: Frame) => void } | null = null;
 
-  function paint(): void {
-    if (!latest || width <= left + MARGIN.right) return;
-    const { x, y } = latest;
-    const right = width - MARGIN.right;
-    const toX = scaleOf(x, [left, right]);
-    const toY = scaleOf(y, [bottom, MARGIN.top]);
+  function paintAxes(x: AxisSpec, y: AxisSpec, toX: Scale, toY: Scale, right: number): void {
     svg.attr("viewBox", `0 0 ${width} ${height}`);
     // With room for half a mark around the axes.
     clipRect.attr("x", left - 4).attr("width", right - left + 8).attr("y", MARGIN.top - 4).attr("height", bottom - MARGIN.top + 8);
@@ -141,6 +137,18 @@ export function createPlot(spec: PlotSpec, life: AbortSignal): Plot {
       .tickFormat((tick) => named?.get(Number(tick)) ?? formatShort(Number(tick)));
     yAxis.call(beside.tickSize(left - right).tickPadding(6));
     xAxis.call(below.tickSize(4).tickPadding(3));
+  }
+
+  function paint(): void {
+    if (!latest || width <= left + MARGIN.right) return;
+    const { x, y } = latest;
+    const right = width - MARGIN.right;
+    const toX = scaleOf(x, [left, right]);
+    const toY = scaleOf(y, [bottom, MARGIN.top]);
+    // Axes cost more than all else, and seldom change.
+    const key = JSON.stringify([width, x, y]);
+    if (key !== axesKey) paintAxes(x, y, toX, toY, right);
+    axesKey = key;
     latest.paint({ toX, toY, width, height, left, right, top: MARGIN.top, bottom });
   }
 

@@ -68,6 +68,8 @@ export function createScatter(life: AbortSignal, height: number): Scatter {
   let latest: ScatterData | null = null;
   let domain: Domain | null = null;
   let frame: Frame | null = null;
+  /** The theme's colours. To read them at each frame would force the page to compute all styles anew. */
+  let inks: Record<string, string> | null = null;
 
   function paint(now: Frame): void {
     frame = now;
@@ -96,8 +98,11 @@ export function createScatter(life: AbortSignal, height: number): Scatter {
     canvas.style.height = `${tall}px`;
     const context = canvas.getContext("2d")!;
     context.scale(ratio, ratio);
+    inks ??= Object.fromEntries(
+      Object.entries(marks).map(([name, mark]) => [name, getComputedStyle(mark).getPropertyValue("outline-color")]),
+    );
     const ink = (name: keyof typeof marks): void => {
-      context.fillStyle = getComputedStyle(marks[name]).getPropertyValue("outline-color");
+      context.fillStyle = inks![name]!;
     };
     ink("found");
     context.globalAlpha = 0.55;
@@ -121,7 +126,10 @@ export function createScatter(life: AbortSignal, height: number): Scatter {
     }
     canvas.dataset.points = String(found.x.length + missed.length + falseAlarms.length);
   }
-  onThemeChange(life, paintPoints);
+  onThemeChange(life, () => {
+    inks = null;
+    paintPoints();
+  });
 
   return {
     element: plot.element,
