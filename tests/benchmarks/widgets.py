@@ -81,7 +81,7 @@ NOTEBOOKS: dict[str, tuple[list[str], list[Slider]]] = {
     ),
     "probe": (
         ["from saelab_widgets import ProbeExplorer\nProbeExplorer()"],
-        [Slider("probe-explorer", "gate_threshold", "test_accuracy", "kernel", shows="marks")],
+        [Slider("probe-explorer", "gate_threshold", "probe_accuracy", "kernel", shows="marks")],
     ),
     "beside": (
         [LAB, "from saelab_widgets import GateExplorer\nexplorer = GateExplorer(sae=lab)\nlab.start()\nexplorer"],

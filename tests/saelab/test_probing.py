@@ -25,6 +25,7 @@ from saelab.probing import (
     ProbeReport,
     compare_representations,
     effective_dimension,
+    principal_components,
     probe,
     probe_weights,
     sentiment_set,
@@ -216,6 +217,24 @@ def test_a_pca_keeps_the_directions_along_which_standardised_columns_vary_most()
     assert abs(probe(told, told, n_components=1).train_accuracy - 0.5) < 0.1
     assert probe(told, told, n_components=2).train_accuracy > 0.95
     assert probe(told, told, n_components=1).effective_dimension == pytest.approx(1)
+
+
+@pytest.mark.parametrize("k", [1, 4, 8])
+def test_the_first_principal_components_are_what_a_pca_to_as_many_gives_the_probe(k: int) -> None:
+    train, test = part(300, 8, 0, signal=1), part(300, 8, 1, signal=1)
+    train, test = (LabelledActivations(p.x * torch.logspace(-2, 2, 8) + 5, p.labels) for p in (train, test))
+    first = [p._replace(x=p.x[:, :k]) for p in principal_components(train, test)]
+    report, expected = probe(*first, standardize=False), probe(train, test, n_components=k)
+    assert_array_equal(report.test_correct, expected.test_correct)
+    assert numbers(report, "train") == numbers(expected, "train")
+    assert (report.n_active, expected.n_active) == (k, k)
+
+
+def test_principal_components_leave_out_columns_that_are_zero_and_are_as_many_as_the_training_part_allows() -> None:
+    train, test = part(5, 30, 0), part(20, 30, 1)
+    assert [tuple(p.x.shape) for p in principal_components(train, test)] == [(5, 5), (20, 5)]
+    zero = [LabelledActivations(p.x * 0, p.labels) for p in (train, test)]
+    assert [tuple(p.x.shape) for p in principal_components(*zero)] == [(5, 0), (20, 0)]
 
 
 def test_components_are_capped_at_what_the_training_part_allows() -> None:

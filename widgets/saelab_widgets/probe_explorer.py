@@ -148,6 +148,7 @@ class ProbeExplorer(Instrument, HasSAE):
         self._tested = {part: probe_results.tested_rows(first, part) for part in self._parts}
         self._numbers = np.stack([one.numbers for one in results])
         self._wrong = np.stack([one.wrong for one in results])
+        self._probes: tuple[tuple[int, str], probe_results.LiveProbes] | None = None  # of what was asked for last
         self._task = LatestTask(self._show_error)
         super().__init__(
             layer=1 if 1 in self._layers else self._layers[0],
@@ -277,7 +278,7 @@ class ProbeExplorer(Instrument, HasSAE):
             if self.gate_threshold == 0:
                 self._task.submit(self._look_up)  # in turn, so that no job that still runs comes after it
             else:
-                self.status = f"Fitting anew at gate threshold {self.gate_threshold:g}."
+                # The page says by itself that it waits: a message more would come before the answer, and delay it.
                 self._task.submit(partial(self._fit_anew, copy.deepcopy(self.sae), self._chosen()))
             if change["name"] != "part":
                 self._sae_has_changed()
@@ -293,10 +294,13 @@ class ProbeExplorer(Instrument, HasSAE):
         start = time.perf_counter()
         data, part = self._data[self._layers[place[0]]], self._parts[place[2]]
         codes, n_active, l0 = probe_results.codes_of(data, sae)
-        on_codes = probe_results.probe_part(codes, part)
+        if self._probes is None or self._probes[0] != (place[0], part):
+            self._probes = (place[0], part), probe_results.LiveProbes(data, part)
+        probes = self._probes[1]
+        on_codes = probes.of_codes(codes)
         if self._task.superseded:
             return
-        on_pca = probe_results.probe_part(data, part, n_active)
+        on_pca = probes.of_pca(n_active)
         numbers = [*place, sae.gate_threshold, *on_codes.numbers(l0), *on_pca.numbers(math.nan)]
         with self.hold_sync():
             self.live = np.array(numbers, dtype=np.float32).tobytes()

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 import saelab
 from saelab.autoencoders import SparseAutoencoder, TrainedOn
 from saelab.batches import fingerprint
-from saelab.probing import LabelledSet, ProbeReport, SentimentSplit, labelled_snippets, pool_reports, probe
+from saelab.probing import (
+    LabelledSet,
+    ProbeReport,
+    SentimentSplit,
+    labelled_snippets,
+    pool_reports,
+    principal_components,
+    probe,
+)
 from saelab.tensor_files import read_tensors, write_tensors
 from saelab_widgets.materials import language_model
 
@@ -104,6 +112,28 @@ def tested_rows(data: LabelledSet, part: str) -> NDArray[np.intp]:
 def probe_part(data: LabelledSet, part: str, n_components: int | None = None) -> Probed:
     """`saelab.probe` with one part held out."""
     return _pooled([_probed(split, n_components) for split in splits_of(data, part)])
+
+
+class LiveProbes:
+    """`probe_part` of one part, over and over: its splits and their principal components are found once."""
+
+    def __init__(self, data: LabelledSet, part: str) -> None:
+        self._splits = splits_of(data, part)
+        self._components = [principal_components(*split) for split in self._splits]
+
+    def of_codes(self, codes: LabelledSet) -> Probed:
+        """Of codes of the same texts, in the same order."""
+        return self._pooled(SentimentSplit(*(one._replace(x=codes.x[one.rows]) for one in s)) for s in self._splits)
+
+    def of_pca(self, n_components: int) -> Probed:
+        if n_components == 0:
+            return _pooled([_probed(split, 0) for split in self._splits])
+        first = [SentimentSplit(*(one._replace(x=one.x[:, :n_components]) for one in s)) for s in self._components]
+        return self._pooled(first, standardize=False)
+
+    @staticmethod
+    def _pooled(splits: Iterable[SentimentSplit], standardize: bool = True) -> Probed:
+        return _pooled([Probed(probe(*split, C=C, standardize=standardize), split.test.rows) for split in splits])
 
 
 def probe_parts(data: LabelledSet, n_components: int | None = None) -> dict[str, Probed]:

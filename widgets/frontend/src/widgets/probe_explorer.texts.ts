@@ -44,6 +44,10 @@ export function createTextList<Traits extends TextTraits>(model: Model<Traits>, 
 
   let rows: readonly number[] = [];
   let page = 0;
+  let isScrolled = false;
+  list.addEventListener("scroll", () => {
+    isScrolled = list.scrollTop > 0;
+  });
 
   function turn(by: number): void {
     page += by;
@@ -55,7 +59,7 @@ export function createTextList<Traits extends TextTraits>(model: Model<Traits>, 
     const some = rows.slice(from, from + PAGE);
     list.replaceChildren(...some.map(item));
     if (!some.length) list.append(h("li", { class: "saelab-help" }, "None."));
-    list.scrollTop = 0;
+    if (isScrolled) list.scrollTop = 0; // which has the page laid out there and then
     const paged = rows.length > PAGE;
     pager.classList.toggle("saelab-hidden", !paged);
     setText(range, paged ? `${formatCount(from + 1)}–${formatCount(from + some.length)} of ${formatCount(rows.length)}` : "");
