@@ -6,7 +6,7 @@ own, so that nothing is lost in grey. Figures are objects of their own: pyplot a
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
@@ -260,6 +260,151 @@ def pareto(
     return figure
 
 
+def lines(
+    table: "pd.DataFrame",
+    x: str,
+    y: str | Sequence[str],
+    *,
+    by: str | None = None,
+    log_x: bool = False,
+    log_y: bool = False,
+    labels: Mapping[str, str] | None = None,
+    theme: Theme = "light",
+    title: str | None = None,
+    size: tuple[float, float] | None = None,
+) -> SAEFigure:
+    """Curves of many points, without markers: ``y`` against ``x``, a line for each value of ``by``.
+
+    Parameters
+    ----------
+    table
+        A row a point, such as `saelab.Trainer.history_frame` or `saelab.threshold_curves` gives. Where a number is NaN
+        or infinite, the line runs on to the next.
+    x, y
+        Names of columns. Several ``y`` have a panel each; a thin dashed line across marks 1 where that means something.
+    by
+        What has a line for each of its values; an architecture looks the same in every figure. None: one line.
+    log_x, log_y
+        Logarithmic axes, on which points that are not positive are left out.
+    labels
+        For axes: by name of a column, what is written there in place of the usual.
+    theme, title, size
+        As for `pareto`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        What is no DataFrame; a table that is empty, lacks a column (with those it has), holds text for a number, or has
+        nothing to draw; an unknown theme.
+
+    Examples
+    --------
+    >>> lines(trainer.history_frame(), "step", ["l0", "fvu"], log_y=True)
+    """
+    look = _look(theme)
+    ys = [y] if isinstance(y, str) else list(y)
+    if not ys:
+        raise ValueError("y names no column; give one or more")
+    _check_table(table, [x, *ys, *([by] if by else [])], "saelab.Trainer.history_frame")
+    marks = _marks(table, by) if by else {None: _Mark(*_BLUE, "o", "-")}
+    along = _numbers(table, x)
+    figure = SAEFigure(
+        figsize=size or (max(5.5, 4.5 * len(ys)), 3.4), dpi=SCREEN_DPI, facecolor=look.page, layout="constrained"
+    )
+
+    def bare(mark: _Mark) -> dict[str, Any]:
+        return _line(mark, theme) | {"marker": "", "linewidth": 1.5}
+
+    for ax, name in zip(figure.subplots(1, len(ys), squeeze=False)[0], ys, strict=True):
+        up = _numbers(table, name)
+        drawn = np.isfinite(along) & np.isfinite(up)
+        for is_log, column in ((log_x, along), (log_y, up)):
+            drawn &= (column > 0) | (not is_log)
+        if not drawn.any():
+            raise ValueError(f"no row has a number to draw both in {x} and in {name}")
+        quantity = _quantity(name)
+        named = {x: _quantity(x).label, name: quantity.label} | dict(labels or {})
+        _style(ax, look, named[x], named[name])
+        if quantity.reference is not None:
+            ax.axhline(quantity.reference, color=look.ink, linewidth=0.9, linestyle=(0, (6, 4)), zorder=1)
+        for value, mark in marks.items():
+            rows = np.flatnonzero(drawn & ((table[by] == value).to_numpy() if by else True))
+            ax.plot(along[rows], up[rows], **bare(mark))
+        if log_y:
+            ax.set_yscale("log")
+        if log_x:
+            _log_axis(ax)
+    handles = [Line2D([], [], label=_label(value, by), **bare(mark)) for value, mark in marks.items()] if by else []
+    _heading(figure, look, title, handles)
+    return figure
+
+
+def scatter(
+    table: "pd.DataFrame",
+    x: str,
+    y: str | Sequence[str],
+    *,
+    by: str | None = None,
+    identity: bool = False,
+    labels: Mapping[str, str] | None = None,
+    theme: Theme = "light",
+    title: str | None = None,
+    size: tuple[float, float] | None = None,
+) -> SAEFigure:
+    """Points, such as true magnitudes against learned ones.
+
+    Parameters
+    ----------
+    table
+        A row a point; one with a number that is NaN or infinite is left out.
+    x, y
+        Names of columns. Several ``y`` have a panel each.
+    by
+        What has a colour and a shape for each of its values. None: one.
+    identity
+        Whether a thin dashed line marks where ``y`` equals ``x``.
+    labels
+        As for `lines`.
+    theme, title, size
+        As for `pareto`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Like `lines`.
+    """
+    look = _look(theme)
+    ys = [y] if isinstance(y, str) else list(y)
+    if not ys:
+        raise ValueError("y names no column; give one or more")
+    _check_table(table, [x, *ys, *([by] if by else [])], "saelab")
+    marks = _marks(table, by) if by else {None: _Mark(*_BLUE, "o", "-")}
+    along = _numbers(table, x)
+    figure = SAEFigure(
+        figsize=size or (max(5.0, 4.5 * len(ys)), 4.0), dpi=SCREEN_DPI, facecolor=look.page, layout="constrained"
+    )
+
+    def dots(mark: _Mark) -> dict[str, Any]:
+        return {"color": mark.color(theme), "marker": mark.marker, "markersize": 3.5, "linestyle": "", "alpha": 0.6}
+
+    for ax, name in zip(figure.subplots(1, len(ys), squeeze=False)[0], ys, strict=True):
+        up = _numbers(table, name)
+        drawn = np.isfinite(along) & np.isfinite(up)
+        if not drawn.any():
+            raise ValueError(f"no row has a finite number both in {x} and in {name}, so there is nothing to draw")
+        named = {x: _quantity(x).label, name: _quantity(name).label} | dict(labels or {})
+        _style(ax, look, named[x], named[name])
+        for value, mark in marks.items():
+            rows = np.flatnonzero(drawn & ((table[by] == value).to_numpy() if by else True))
+            ax.plot(along[rows], up[rows], **dots(mark))
+        if identity:
+            ends = [min(along[drawn].min(), up[drawn].min()), max(along[drawn].max(), up[drawn].max())]
+            ax.plot(ends, ends, color=look.ink, linewidth=0.9, linestyle=(0, (6, 4)), zorder=1)
+    handles = [Line2D([], [], label=_label(value, by), **dots(mark)) for value, mark in marks.items()] if by else []
+    _heading(figure, look, title, handles)
+    return figure
+
+
 def probe_by_layer(
     table: "pd.DataFrame",
     *,
@@ -400,6 +545,9 @@ def _log_axis(ax: Axes) -> None:
 
 def _heading(figure: Figure, look: _Look, title: str | None, handles: Sequence[Line2D]) -> None:
     """One legend above all panels. The title is the legend's: a figure's own would lie on top of it."""
+    if not handles:
+        figure.suptitle(title or "", color=look.ink, fontsize=11)
+        return
     inches = [0.75 + 0.07 * len(str(handle.get_label())) for handle in handles]  # roughly
     a_row = len(handles) if sum(inches) <= figure.get_figwidth() else max(1, int(figure.get_figwidth() / max(inches)))
     n_rows = math.ceil(len(handles) / a_row)

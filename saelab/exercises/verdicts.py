@@ -1,0 +1,215 @@
+"""How an answer is checked, whatever the exercise: cases, the mistakes they tell apart, and what is said of them."""
+
+import functools
+import html
+import math
+import textwrap
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, NoReturn, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+State = Literal["passed", "failed", "open"]
+Answer = TypeVar("Answer")
+
+_HEADS: dict[State, str] = {"passed": "Passed", "failed": "Not yet", "open": "Open"}
+_COLORS: dict[State, str] = {"passed": "#009E73", "failed": "#D55E00", "open": "#888888"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check says of an answer. A notebook shows it where it is the last line of a cell."""
+
+    exercise: str
+    """The name of the check."""
+    state: State
+    """``"open"``: nothing has been written yet."""
+    seen: str = ""
+    expected: str = ""
+    hint: str = ""
+    """Empty, all three, where the answer passed; an open exercise has a hint only."""
+
+    @property
+    def passed(self) -> bool:
+        return self.state == "passed"
+
+    def __repr__(self) -> str:
+        head = f"{_HEADS[self.state]}: {self.exercise}"
+        return "\n".join(
+            [head, *(textwrap.fill(f"{name}: {text}", 100, subsequent_indent="  ") for name, text in self._lines())]
+        )
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<div><i>{name}:</i> {html.escape(text)}</div>" for name, text in self._lines())
+        return (
+            f'<div style="border-left: 4px solid {_COLORS[self.state]}; padding: 2px 12px">'
+            f"<div><b>{_HEADS[self.state]}</b> · {html.escape(self.exercise)}</div>{rows}</div>"
+        )
+
+    def _lines(self) -> list[tuple[str, str]]:
+        named = [("seen", self.seen), ("expected", self.expected), ("hint", self.hint)]
+        return [(name, text) for name, text in named if text]
+
+
+class Wrong(Exception):
+    """An answer is not right: what was seen, what was expected, and a hint."""
+
+    def __init__(self, seen: str, expected: str, hint: str) -> None:
+        super().__init__(f"seen {seen}; expected {expected}; {hint}")
+        self.seen, self.expected, self.hint = seen, expected, hint
+
+
+class Mistake(NamedTuple):
+    """A usual mistake: what it gives on a case, and the hint for who makes it."""
+
+    gives: Any
+    hint: str
+
+
+recorders: list[Callable[[Verdict], None]] = []
+"""Called with every verdict: `saelab grade` listens here."""
+
+
+def exercise(check: Callable[[Answer], None]) -> Callable[[Answer], Verdict]:
+    """Turn a function that raises `Wrong` into a check that gives a `Verdict`, of its own name.
+
+    An answer that is None or ``...``, or a function that raises NotImplementedError, is open. Whatever else a function
+    raises is shown as what was seen.
+    """
+
+    @functools.wraps(check)
+    def checked(answer: Answer) -> Verdict:
+        verdict = _verdict(check, answer)
+        for record in recorders:
+            record(verdict)
+        return verdict
+
+    checked.__annotations__["return"] = Verdict
+    return checked
+
+
+def _verdict(check: Callable[[Answer], None], answer: Answer) -> Verdict:
+    name = check.__name__
+    if answer is None or answer is ...:
+        return Verdict(name, "open", hint="give your answer above, and run the cell again")
+    try:
+        check(answer)
+    except Wrong as wrong:
+        return Verdict(name, "failed", wrong.seen, wrong.expected, wrong.hint)
+    except NotImplementedError:
+        return Verdict(name, "open", hint="write the function above, and run the cell again")
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        return Verdict(
+            name,
+            "failed",
+            seen=f"your code raised {type(error).__name__}: {error}"
+            + (f" (line {frames[-1].lineno}: {frames[-1].line})" if frames and frames[-1].line else ""),
+            expected="an answer without an exception",
+            hint="call it yourself in a cell of its own, to see the whole traceback",
+        )
+    return Verdict(name, "passed")
+
+
+def expect(
+    what: str,
+    seen: Any,
+    expected: Any,
+    hint: str,
+    mistakes: Iterable[Mistake] = (),
+    *,
+    rtol: float = 1e-3,
+    atol: float = 1e-6,
+) -> None:
+    """Compare numbers with what they should be; raises `Wrong`, with the hint of the mistake that gives what was seen.
+
+    Parameters
+    ----------
+    what
+        Names the case for the learner: ``"gamma of x = 1 and r = 1/2"``.
+    seen
+        What the answer gave: a number, a tensor, an array or a list.
+    expected, mistakes
+        What is right, and what usual mistakes give. Where a mistake gives what is right, the case does not tell it.
+    hint
+        For what no mistake explains.
+    """
+    right = _numbers(expected)
+    got = _checked_numbers(what, seen, right, hint)
+    if _close(got, right, rtol, atol):
+        return
+    for mistake in mistakes:
+        given = _numbers(mistake.gives)
+        if given.shape == got.shape and _close(got, given, rtol, atol):
+            hint = mistake.hint
+            break
+    wrong(what, got, right, hint)
+
+
+def wrong(what: str, seen: Any, expected: Any, hint: str) -> NoReturn:
+    """Raise `Wrong` of these, numbers or texts."""
+    raise Wrong(f"{what}: {shown(seen)}", shown(expected), hint)
+
+
+def expect_choice(answer: str, right: str, others: Mapping[str, str]) -> None:
+    """A prediction in words: ``others`` are the options that are not right, each with its hint. Raises `Wrong`."""
+    options = sorted([right, *others])
+    given = answer.strip().lower() if isinstance(answer, str) else answer
+    if given == right:
+        return
+    if given not in others:
+        raise Wrong(shown(answer), f"one of {', '.join(map(repr, options))}", "write one of these, in quotes")
+    raise Wrong(repr(given), "another option", others[given])
+
+
+def shown(value: Any) -> str:
+    """Short enough to read: numbers in four digits, of many the first."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float | Tensor | np.ndarray | np.generic):
+        text = repr(value)
+        return text if len(text) <= 120 else text[:117] + "..."
+    numbers = _numbers(value)
+    if numbers.dim() == 0:
+        return f"{float(numbers):.4g}"
+    if numbers.numel() > 8:
+        first = ", ".join(f"{number:.4g}" for number in numbers.flatten()[:4].tolist())
+        return f"shape {tuple(numbers.shape)}: {first}, ..."
+    return str([f"{number:.4g}" for number in numbers.flatten().tolist()]).replace("'", "")
+
+
+def _numbers(value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach().double().cpu()
+    return torch.as_tensor(np.asarray(value, dtype=np.float64))
+
+
+def _checked_numbers(what: str, seen: Any, right: Tensor, hint: str) -> Tensor:
+    if seen is ...:
+        raise NotImplementedError
+    if seen is None:
+        raise Wrong(f"{what}: None", shown(right), "the function gave nothing back; does it end with return?")
+    try:
+        got = _numbers(seen)
+    except (TypeError, ValueError, RuntimeError):
+        raise Wrong(f"{what}: {shown(seen)}", shown(right), "give back numbers: a float or a tensor") from None
+    if got.shape != right.shape:
+        raise Wrong(
+            f"{what}: shape {tuple(got.shape)}",
+            f"shape {tuple(right.shape)}" if right.dim() else "one number",
+            hint,
+        )
+    if got.isnan().any() and not right.isnan().any():
+        raise Wrong(
+            f"{what}: NaN", shown(right), "there is a division by zero, or a root or a logarithm of less than zero"
+        )
+    return got
+
+
+def _close(a: Tensor, b: Tensor, rtol: float, atol: float) -> bool:
+    scale = float(b.abs().max()) if b.numel() and math.isfinite(float(b.abs().max())) else 1.0
+    return torch.allclose(a, b, rtol=rtol, atol=max(atol, rtol * 1e-2 * scale), equal_nan=True)

@@ -1,0 +1,88 @@
+"""What a learner is told, whatever the exercise."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from saelab.exercises import Verdict
+from saelab.exercises.verdicts import Mistake, exercise, expect, expect_choice, recorders
+
+
+@exercise
+def twice(answer: Any) -> None:
+    expect("twice 3", answer(torch.tensor(3.0)), 6.0, "add it to itself", [Mistake(9.0, "this is its square")])
+
+
+def test_a_right_answer_passes_and_says_nothing_more() -> None:
+    verdict = twice(lambda x: x + x)
+    assert verdict == Verdict("twice", "passed") and verdict.passed
+    assert repr(verdict) == "Passed: twice"
+
+
+def test_a_wrong_answer_is_told_what_was_seen_what_was_expected_and_a_hint_of_its_own() -> None:
+    verdict = twice(lambda x: x * x)
+    assert (verdict.state, verdict.seen, verdict.expected) == ("failed", "twice 3: 9", "6")
+    assert verdict.hint == "this is its square"
+    assert twice(lambda x: x).hint == "add it to itself"
+    assert repr(verdict) == "Not yet: twice\nseen: twice 3: 9\nexpected: 6\nhint: this is its square"
+
+
+def unwritten(x: object) -> object:
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize("nothing", [None, ..., unwritten, lambda x: ...])
+def test_nothing_written_yet_is_open_and_no_exception(nothing: Any) -> None:
+    verdict = twice(nothing)
+    assert verdict.state == "open" and not verdict.passed and "run the cell again" in verdict.hint
+
+
+def test_an_exception_of_the_learner_is_shown_with_its_line_and_not_raised() -> None:
+    def broken(x: torch.Tensor) -> torch.Tensor:
+        return x.no_such_thing  # type: ignore[no-any-return, attr-defined]
+
+    verdict = twice(broken)
+    assert verdict.state == "failed" and "AttributeError" in verdict.seen and "x.no_such_thing" in verdict.seen
+
+
+@pytest.mark.parametrize(
+    ("answer", "seen", "hint"),
+    [
+        (lambda x: None, "None", "return"),
+        (lambda x: "six", "six", "numbers"),
+        (lambda x: torch.full((2,), 6.0), "shape (2,)", "add it"),
+        (lambda x: float("nan"), "NaN", "division by zero"),
+    ],
+)
+def test_what_is_no_number_is_told_apart_from_a_wrong_one(answer: Any, seen: str, hint: str) -> None:
+    verdict = twice(answer)
+    assert verdict.state == "failed" and seen in verdict.seen and hint in verdict.hint
+
+
+def test_a_prediction_in_words_has_a_hint_for_each_wrong_option() -> None:
+    @exercise
+    def rises(answer: str) -> None:
+        expect_choice(answer, "falls", {"rises": "look at the left end", "stays": "drag further"})
+
+    assert rises(" Falls ").passed
+    assert rises("rises").hint == "look at the left end" and rises("stays").hint == "drag further"
+    assert "'falls', 'rises', 'stays'" in rises("up").expected
+    assert "falls" not in rises("rises").expected, "the hint is no solution"
+    assert rises("").state == "failed"
+
+
+def test_answers_show_as_text_never_as_markup() -> None:
+    verdict = Verdict("x", "failed", seen="<b>bold</b>", expected="1", hint="& so on")
+    assert "<b>bold</b>" not in verdict._repr_html_() and "&lt;b&gt;bold" in verdict._repr_html_()
+
+
+def test_verdicts_are_heard_by_who_grades() -> None:
+    heard: list[Verdict] = []
+    recorders.append(heard.append)
+    try:
+        twice(lambda x: x + x)
+        twice(None)
+    finally:
+        recorders.remove(heard.append)
+    assert [verdict.state for verdict in heard] == ["passed", "open"]
