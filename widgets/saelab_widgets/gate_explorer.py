@@ -202,6 +202,7 @@ class GateExplorer(Instrument, HasSAE):
     # Callbacks, in the kernel's main thread, or a subshell's
 
     def _on_knob(self, change: dict[str, Any]) -> None:
+        self._changed_at = time.monotonic()  # what is missing can wait until the knob rests
         with self._handling():
             self._show_feature()
         if change["name"] == "natural":  # its probe
