@@ -169,7 +169,7 @@ class RelativeReconstructionBias(_Reconstruction):
     formula
         - ``"corrected"``: E||r||^2 / E[x . r], gamma itself (arXiv 2404.16014v2, eq. 9-10).
         - ``"v1"``: sqrt(E||r||^2 / (E||x||^2 - E||x - r||^2)), which version 1 of that paper printed. It equals
-          sqrt(gamma / (2 - gamma)): right at gamma = 1 and too near 1 elsewhere.
+          sqrt(gamma / (2 - gamma)): right at gamma = 1 and too great elsewhere, by about (1 - gamma)^2 / 2.
         - ``"projection"``: E[x . r] / E||x||^2 = argmin_g E||r - g x||^2: the regression the other way round. It also
           falls with every direction that the reconstruction misses.
         - ``"norm_ratio"``: E||r|| / E||x||. About 0.71 for an orthogonal projection onto half the dimensions of white

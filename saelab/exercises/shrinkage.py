@@ -1,14 +1,17 @@
-"""Exercises of tutorial 02: the relative reconstruction bias, and what is taken for it."""
+"""Exercises of tutorial 02: the relative reconstruction bias, what is taken for it, and why an L1 penalty shrinks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from saelab.exercises.verdicts import Mistake, exercise, expect
+import saelab
+from saelab.exercises.verdicts import Mistake, exercise, expect, wrong
+from saelab.metrics import BiasFormula
 
 NORMS = "this is a ratio of norms, which is below 1 for a reconstruction without bias, too"
-VERSION_1 = "this is version 1's equation (10): its denominator has the optimised loss where the original belongs"
+VERSION_1 = "this is version 1's equation (10): its denominator has the loss of r where that of the best r / g belongs"
 
 
 @exercise
@@ -65,4 +68,138 @@ def relative_reconstruction_bias(answer: Callable[[Tensor, Tensor], float]) -> N
                 VERSION_1,
             ),
         ],
+    )
+
+
+MISSED: dict[str, str] = {
+    "projection": "a projection keeps r at a right angle to x - r, so E[x . r] = E||r||^2: put that into each formula",
+    "norm_ratio": "half of x is missing from r, which is shorter for it: which formula compares lengths alone?",
+}
+ACCUSED: dict[str, str] = {
+    "corrected": "no factor brings back what was left out: which g brings r / g nearest to x along what is left?",
+    "v1": "by Pythagoras, what is E||x||^2 - E||x - r||^2 for a projection?",
+}
+
+
+@exercise
+def biased_by(answer: Collection[str]) -> None:
+    """A prediction: the formulas that are not 1 for an orthogonal projection onto half of the dimensions.
+
+    Names as `saelab.relative_reconstruction_bias` has them, in a set or a list.
+    """
+    names = {answer} if isinstance(answer, str) else set(answer)
+    if not names <= set(get_args(BiasFormula)):
+        wrong(
+            "your prediction",
+            repr(answer),
+            f"some of {', '.join(map(repr, get_args(BiasFormula)))}",
+            "write names of formulas, in quotes, between { and }",
+        )
+    x = torch.randn(4096, 8, generator=torch.Generator().manual_seed(0))
+    half = x * (torch.arange(8) < 4)
+    biased = {
+        name for name in get_args(BiasFormula) if abs(saelab.relative_reconstruction_bias(x, half, name) - 1) > 0.05
+    }
+    for accused in sorted(names - biased):
+        wrong("your prediction", f"{accused!r} among them", f"without {accused!r}", ACCUSED[accused])
+    for missed in sorted(biased - names):
+        wrong("your prediction", f"{len(names)} formula(s)", "another one as well", MISSED[missed])
+
+
+@exercise
+def best_code(answer: Callable[[Tensor, float], Tensor]) -> None:
+    """``answer(z, l1)`` is the f >= 0 of least ``(z - f)^2 + l1 * f``, for each of the magnitudes ``z``, ``(n,)``."""
+    z, l1 = torch.tensor([3.0, 2.0, 1.5, 0.8, 0.3, 0.0, -1.0, -2.5]), 1.2
+    half = l1 / 2
+    given = z.clone()
+    expect(
+        "codes of z = 3, 2, 1.5, 0.8, 0.3, 0, -1, -2.5 at l1 = 1.2",
+        answer(given, l1),
+        (z - half).clamp(min=0),
+        "set the derivative with respect to f to zero; then ask what happens where that f is below 0",
+        [
+            Mistake((z - l1).clamp(min=0), "too short: the derivative of (z - f)^2 brings a factor of 2"),
+            Mistake(z - half, "some of these are below 0: a code never is, so what is the best that is allowed?"),
+            Mistake(z.clamp(min=0), "this is the best code at no price at all"),
+            Mistake(
+                torch.where(z > half, z, 0.0),
+                "this switches weak codes off and leaves the others whole; the price is paid by these as well",
+            ),
+            Mistake(
+                torch.where(z > l1, z, 0.0),
+                "this switches weak codes off and leaves the others whole; the price is paid by these as well",
+            ),
+            Mistake(
+                z.sign() * (z.abs() - half).clamp(min=0), "right for codes of either sign; an SAE's are never below 0"
+            ),
+            Mistake(
+                (z / (1 + l1)).clamp(min=0),
+                "this is for a price on f squared, which scales; an L1 price is linear in f",
+            ),
+            Mistake(
+                (z / (1 + half)).clamp(min=0),
+                "this is for a price on f squared, which scales; an L1 price is linear in f",
+            ),
+            Mistake((z + half).clamp(min=0), "a price does not make codes greater: check the sign of its derivative"),
+            Mistake(
+                (z - half).abs(), "where the optimum is out of bounds, the best is at the bound, not on its other side"
+            ),
+        ],
+    )
+    if not torch.equal(given, z):
+        wrong("z after the call", "another tensor", "as it was", "an operation in place changes the caller's z")
+
+
+@exercise
+def pooled_bias(answer: Callable[[Iterable[tuple[Tensor, Tensor]]], float]) -> None:
+    """``answer(batches)`` is gamma over all rows of an iterable of ``(x, r)``, which may be read only once."""
+    generator = torch.Generator().manual_seed(2)
+
+    def batch(n: int, size: float, share: float) -> tuple[Tensor, Tensor]:
+        x = size * torch.randn(n, 5, generator=generator)
+        return x, share * x + 0.1 * size * torch.randn(n, 5, generator=generator)
+
+    def sums(batches: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each batch: rows, summed ||r||^2, summed x . r."""
+        return (
+            torch.tensor([float(len(x)) for x, _ in batches]),
+            torch.stack([r.square().sum() for _, r in batches]),
+            torch.stack([(x * r).sum() for x, r in batches]),
+        )
+
+    even = [batch(32, size, share) for size, share in ((0.5, 0.3), (1.0, 0.6), (5.0, 0.95))]
+    n, rr, xr = sums(even)
+    each = rr / xr
+    expect(
+        "gamma over three batches of 32 rows",
+        answer(even),
+        rr.sum() / xr.sum(),
+        "add up ||r||^2 and x . r over all rows of all batches, and divide once, at the end",
+        [
+            Mistake(
+                each.mean(),
+                "this is the mean of each batch's own gamma: batches of small x count as much as the others",
+            ),
+            Mistake(each[-1], "this is gamma of the last batch alone"),
+            Mistake(each[0], "this is gamma of the first batch alone: is return inside the loop?"),
+            Mistake(each.median(), "this is the median of the batches' gammas; pool sums, not ratios"),
+            Mistake(xr.sum() / rr.sum(), "upside down: gamma is short where r is"),
+        ],
+    )
+    uneven = [batch(64, 3.0, 0.9), batch(64, 1.0, 0.5), batch(3, 1.0, 0.2)]
+    n, rr, xr = sums(uneven)
+    expect(
+        "gamma over batches of 64, 64 and 3 rows",
+        answer(uneven),
+        rr.sum() / xr.sum(),
+        "this was right for batches of one size; add up over rows, not over batches",
+        [
+            Mistake((rr / n).sum() / (xr / n).sum(), "means of batches count the three rows as much as 64; take sums"),
+        ],
+    )
+    expect(
+        "the same batches from an iterator",
+        answer(iter(uneven)),
+        rr.sum() / xr.sum(),
+        "an iterator can be read only once: take both sums in one pass",
     )

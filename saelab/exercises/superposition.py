@@ -1,0 +1,135 @@
+"""Exercises of tutorial 01: sparse data, interference, the standard encoder, and what the L1 penalty does."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from saelab.autoencoders import StandardSAE
+from saelab.exercises.verdicts import Mistake, exercise, expect, expect_choice, wrong
+
+
+@exercise
+def expected_l0(answer: Callable[[Tensor], float]) -> None:
+    """``answer(density)`` is the mean number of features on, of the probability ``(n_features,)`` that each is."""
+    density = torch.tensor([0.5, 0.25, 0.1, 0.05])
+    expect(
+        "expected L0 of densities 0.5, 0.25, 0.1, 0.05",
+        answer(density),
+        density.sum(),
+        "L0 counts features; what does a feature that is on half of the time add to the count, on average?",
+        [
+            Mistake(density.mean(), "this is the mean density: it stays the same if every feature comes twice"),
+            Mistake(1 - (1 - density).prod(), "this is the probability that any feature is on; how many are?"),
+            Mistake(density.prod(), "this is the probability that all are on at once"),
+            Mistake(density.max(), "this counts the most frequent feature alone"),
+            Mistake((density > 0).sum(), "this is how many features there are; they are off most of the time"),
+        ],
+    )
+    expect(
+        "expected L0 of one feature of density 0.3",
+        answer(torch.tensor([0.3])),
+        0.3,
+        "one feature counts, too",
+        atol=1e-5,
+    )
+
+
+@exercise
+def interference(answer: Callable[[Tensor], Tensor]) -> None:
+    """``answer(dictionary)`` is ``(n_features, n_features)``: what feature j, at one unit, adds to the reading of i.
+
+    The reading of feature i is the dot product with its direction. ``dictionary`` is ``(n_features, d_in)``, with rows
+    of any length; the diagonal is 0.
+    """
+    rows = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.5, 1, 2, 1, 3])[:, None]
+    unit = torch.nn.functional.normalize(rows)
+    cosines, dots = unit @ unit.T, rows @ rows.T
+    off = 1 - torch.eye(5)
+    one_side = "only one of the two directions is of unit length here; a cosine needs both"
+    not_unit = "these are dot products of rows as they are; a direction has length 1"
+    columns = rows / rows.norm(dim=0)
+    expect(
+        "interference of five features in three dimensions",
+        answer(rows.clone()),
+        cosines * off,
+        "entry (i, j) is the cosine of rows i and j: one unit of j, read along i",
+        [
+            Mistake(cosines, "a feature does not interfere with itself: what belongs on the diagonal?"),
+            Mistake(dots * off, not_unit),
+            Mistake(dots, not_unit),
+            Mistake(cosines.abs() * off, "the sign matters: a negative cosine makes feature i look weaker"),
+            Mistake(cosines.square() * off, "this is the cosine squared"),
+            Mistake((rows @ unit.T) * off, one_side),
+            Mistake((unit @ rows.T) * off, one_side),
+            Mistake((columns @ columns.T) * off, "the features are the rows: divide each row by its own length"),
+            Mistake(cosines - 1, "this takes 1 from every entry; only the diagonal should change"),
+        ],
+    )
+
+
+@exercise
+def standard_encode(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> None:
+    """``answer(x, W_enc, b_enc, b_dec)`` are the codes of a standard SAE, ``(batch, d_sae)``.
+
+    Source: Bricken et al. (2023); Rajamanoharan et al. (2024), section 2. Shapes: ``(batch, d_in)``,
+    ``(d_in, d_sae)``, ``(d_sae,)``, ``(d_in,)``.
+    """
+    generator = torch.Generator().manual_seed(1)
+    x, W, b_enc, b_dec = (torch.randn(*shape, generator=generator) for shape in ((6, 3), (3, 5), (5,), (3,)))
+    sae = StandardSAE(3, 5)
+    with torch.no_grad():
+        for parameter, value in ((sae.W_enc, W), (sae.b_enc, b_enc), (sae.b_dec, b_dec)):
+            parameter.copy_(value)
+        right = sae.encode(x)
+    given = x.clone()
+    u = (x - b_dec) @ W
+    expect(
+        "codes of six inputs, with five features in three dimensions",
+        answer(given, W.clone(), b_enc.clone(), b_dec.clone()),
+        right,
+        "go through the formula from the inside: centre x, multiply, add the bias, cut off below 0",
+        [
+            Mistake(u + b_enc, "these are pre-activations: some are below 0, and a code never is"),
+            Mistake(
+                (x @ W + b_enc).relu(), "x is not centred: what does the decoder add that the encoder should take off?"
+            ),
+            Mistake(
+                ((x + b_dec) @ W + b_enc).relu(), "b_dec has the wrong sign: the decoder adds it, so the encoder ..."
+            ),
+            Mistake(u.relu(), "b_enc is missing: without it no feature has a threshold of its own"),
+            Mistake(u.relu() + b_enc, "b_enc comes before the ReLU: it decides what is cut off"),
+            Mistake((u - b_enc).relu(), "b_enc has the wrong sign"),
+            Mistake((u + b_enc).abs(), "this is the absolute value: what is below 0 is off, not turned over"),
+            Mistake(u + b_enc.relu(), "the ReLU is of the whole sum, not of the bias alone"),
+        ],
+    )
+    if not torch.equal(given, x):
+        wrong(
+            "x after the call",
+            "another tensor",
+            "as it was",
+            "an operation in place, such as -=, changes the caller's x",
+        )
+
+
+L0_HINTS: Mapping[str, str] = {
+    "rises": "L0: each feature that is on costs more now; would you have more of them on?",
+    "stays": "L0: a weak feature saves little error; is it still worth twice the price?",
+}
+FVU_HINTS: Mapping[str, str] = {
+    "falls": "FVU: with less to spend on codes, can the reconstruction come closer to x?",
+    "stays": "FVU: the loss is a sum of two terms; what gives way where the other one gets dearer?",
+}
+
+
+@exercise
+def doubling_the_l1_penalty(answer: tuple[str, str]) -> None:
+    """A prediction, ``(what L0 does, what FVU does)``: each ``"rises"``, ``"falls"`` or ``"stays"``."""
+    if not isinstance(answer, tuple | list) or len(answer) != 2:
+        wrong(
+            "your prediction", repr(answer), "two words, such as (..., ...)", "first what L0 does, then what FVU does"
+        )
+    l0, fvu = answer
+    expect_choice(l0, "falls", L0_HINTS)
+    expect_choice(fvu, "rises", FVU_HINTS)
