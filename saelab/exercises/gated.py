@@ -72,19 +72,9 @@ def gated_codes(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> N
     )
 
 
-def _loss(
-    x: Tensor,
-    W_enc: Tensor,
-    b_gate: Tensor,
-    r_mag: Tensor,
-    b_mag: Tensor,
-    W_dec: Tensor,
-    b_dec: Tensor,
-    l1: float,
-    *,
-    mistake: str = "",
-) -> Tensor:
+def _loss(case: tuple[Tensor, ...], l1: float, mistake: str = "") -> Tensor:
     """The gated loss, or what one mistake makes of it."""
+    x, W_enc, b_gate, r_mag, b_mag, W_dec, b_dec = case
     centre = {"input detached": b_dec.detach(), "not centred": torch.zeros_like(b_dec)}.get(mistake, b_dec)
     u = (x - centre) @ W_enc
     pi_gate, pi_mag = u + b_gate, u * r_mag.exp() + b_mag
@@ -148,13 +138,13 @@ def gated_loss(answer: Callable[..., Tensor]) -> None:
     for leaf in leaves.values():
         leaf.requires_grad_(True)
     case = (x, *leaves.values())
-    seen, expected = answer(*case, 0.7), _loss(*case, 0.7)
+    seen, expected = answer(*case, 0.7), _loss(case, 0.7)
     expect(
         "loss of 12 inputs",
         seen,
         expected,
         "compute the three terms on lines of their own: error, l1 times sparsity, auxiliary error",
-        [Mistake(_loss(*case, 0.7, mistake=name), hint) for name, hint in _VALUE_MISTAKES.items()],
+        [Mistake(_loss(case, 0.7, name), hint) for name, hint in _VALUE_MISTAKES.items()],
     )
     expect_gradients(
         "the loss",
@@ -162,7 +152,7 @@ def gated_loss(answer: Callable[..., Tensor]) -> None:
         leaves,
         expected,
         "the value is right; take each term in turn and ask which tensors it may train",
-        [Mistake(_loss(*case, 0.7, mistake=name), hint) for name, hint in _GRADIENT_MISTAKES.items()],
+        [Mistake(_loss(case, 0.7, name), hint) for name, hint in _GRADIENT_MISTAKES.items()],
     )
 
 
@@ -198,7 +188,7 @@ def jumprelu_threshold(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> No
 
 @exercise
 def without_auxiliary(answer: str) -> None:
-    """``answer``: without its auxiliary term, a gated SAE's L0 ``rises``, ``falls`` or ``stays`` at the same penalty."""
+    """``answer``: without its auxiliary term, a gated SAE's L0 ``rises``, ``falls`` or ``stays`` at the same L1."""
     expect_choice(
         answer,
         "falls",
