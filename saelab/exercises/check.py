@@ -1,15 +1,24 @@
 """All checks by name, a room for each tutorial."""
 
+from saelab.exercises.gated import gated_codes, gated_loss, jumprelu_threshold, without_auxiliary
+from saelab.exercises.rescale_and_shift import best_rescale, rescale_shift_codes, what_repair_changes
 from saelab.exercises.shrinkage import best_code, biased_by, pooled_bias, relative_reconstruction_bias
 from saelab.exercises.superposition import doubling_the_l1_penalty, expected_l0, interference, standard_encode
 
 __all__ = [
     "best_code",
+    "best_rescale",
     "biased_by",
     "doubling_the_l1_penalty",
     "expected_l0",
+    "gated_codes",
+    "gated_loss",
     "interference",
+    "jumprelu_threshold",
     "pooled_bias",
     "relative_reconstruction_bias",
+    "rescale_shift_codes",
     "standard_encode",
+    "what_repair_changes",
+    "without_auxiliary",
 ]

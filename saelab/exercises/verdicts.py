@@ -150,6 +150,51 @@ def expect(
     wrong(what, got, right, hint)
 
 
+def expect_gradients(
+    what: str,
+    seen: Any,
+    leaves: Mapping[str, Tensor],
+    expected: Tensor,
+    hint: str,
+    mistakes: Iterable[Mistake] = (),
+    *,
+    rtol: float = 1e-3,
+) -> None:
+    """Compare what flows back from an answer with what should; raises `Wrong`, naming the first tensor that differs.
+
+    Parameters
+    ----------
+    what
+        Names what is differentiated: ``"the loss"``; of more than one number, the sum.
+    seen
+        The answer's tensor, computed from ``leaves``.
+    leaves
+        By name, tensors that require a gradient.
+    expected, mistakes
+        Tensors computed from the same leaves, the right way and by usual mistakes.
+    hint
+        For what no mistake explains.
+    """
+    if not isinstance(seen, Tensor) or not seen.requires_grad:
+        wrong(f"gradient of {what}", "none", "a tensor through which autograd reaches " + ", ".join(leaves), hint)
+    got, right = _gradients(seen, leaves), _gradients(expected, leaves)
+    name = next((name for name in leaves if not _close(got[name], right[name], rtol, 1e-6)), None)
+    if name is None:
+        return
+    for mistake in mistakes:
+        given = _gradients(mistake.gives, leaves)
+        if all(_close(got[leaf], given[leaf], rtol, 1e-6) for leaf in leaves):
+            hint = mistake.hint
+            break
+    wrong(f"gradient of {what} with respect to {name}", got[name], right[name], hint)
+
+
+def _gradients(output: Tensor, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Zeros where nothing flows."""
+    found = torch.autograd.grad(output.sum(), list(leaves.values()), retain_graph=True, materialize_grads=True)
+    return {name: gradient.double() for name, gradient in zip(leaves, found, strict=True)}
+
+
 def wrong(what: str, seen: Any, expected: Any, hint: str) -> NoReturn:
     """Raise `Wrong` of these, numbers or texts."""
     raise Wrong(f"{what}: {shown(seen)}", shown(expected), hint)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from saelab.exercises import Verdict
-from saelab.exercises.verdicts import Mistake, exercise, expect, expect_choice, recorders
+from saelab.exercises.verdicts import Mistake, exercise, expect, expect_choice, expect_gradients, recorders
 
 
 @exercise
@@ -70,6 +70,27 @@ def test_a_prediction_in_words_has_a_hint_for_each_wrong_option() -> None:
     assert "'falls', 'rises', 'stays'" in rises("up").expected
     assert "falls" not in rises("rises").expected, "the hint is no solution"
     assert rises("").state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("answer", "seen", "hint"),
+    [
+        (lambda a, b: a * b.detach(), "gradient of the product with respect to b: 0", "b is detached"),
+        (lambda a, b: a.detach() * b, "gradient of the product with respect to a: 0", "both factors learn"),
+        (lambda a, b: a.detach() * b.detach(), "gradient of the product: none", "both factors learn"),
+        (lambda a, b: 6.0, "gradient of the product: none", "both factors learn"),
+    ],
+)
+def test_gradients_are_compared_tensor_by_tensor(answer: Any, seen: str, hint: str) -> None:
+    @exercise
+    def product(answer: Any) -> None:
+        a, b = torch.tensor(2.0, requires_grad=True), torch.tensor(3.0, requires_grad=True)
+        mistakes = [Mistake(a * b.detach(), "b is detached")]
+        expect_gradients("the product", answer(a, b), {"a": a, "b": b}, a * b, "both factors learn", mistakes)
+
+    assert product(lambda a, b: b * a).passed
+    verdict = product(answer)
+    assert (verdict.seen, verdict.hint) == (seen, hint)
 
 
 def test_answers_show_as_text_never_as_markup() -> None:
