@@ -1,6 +1,8 @@
 """All checks by name, a room for each tutorial."""
 
 from saelab.exercises.gated import gated_codes, gated_loss, jumprelu_threshold, without_auxiliary
+from saelab.exercises.language_model import loss_recovered, mean_baseline, splice, top_texts
+from saelab.exercises.probing import n_active, principal_components, probe, training_accuracy_on_codes
 from saelab.exercises.rescale_and_shift import best_rescale, rescale_shift_codes, what_repair_changes
 from saelab.exercises.shrinkage import best_code, biased_by, pooled_bias, relative_reconstruction_bias
 from saelab.exercises.superposition import doubling_the_l1_penalty, expected_l0, interference, standard_encode
@@ -15,10 +17,18 @@ __all__ = [
     "gated_loss",
     "interference",
     "jumprelu_threshold",
+    "loss_recovered",
+    "mean_baseline",
+    "n_active",
     "pooled_bias",
+    "principal_components",
+    "probe",
     "relative_reconstruction_bias",
     "rescale_shift_codes",
+    "splice",
     "standard_encode",
+    "top_texts",
+    "training_accuracy_on_codes",
     "what_repair_changes",
     "without_auxiliary",
 ]

@@ -134,20 +134,23 @@ def expect(
     seen
         What the answer gave: a number, a tensor, an array or a list.
     expected, mistakes
-        What is right, and what usual mistakes give. Where a mistake gives what is right, the case does not tell it.
+        What is right, and what usual mistakes give, of whatever shape. Where a mistake gives what is right, the case
+        does not tell it.
     hint
         For what no mistake explains.
     """
     right = _numbers(expected)
-    got = _checked_numbers(what, seen, right, hint)
-    if _close(got, right, rtol, atol):
-        return
-    for mistake in mistakes:
-        given = _numbers(mistake.gives)
-        if given.shape == got.shape and _close(got, given, rtol, atol):
-            hint = mistake.hint
-            break
-    wrong(what, got, right, hint)
+
+    def explained(got: Tensor) -> str:
+        for mistake in mistakes:
+            given = _numbers(mistake.gives)
+            if given.shape == got.shape and _close(got, given, rtol, atol):
+                return mistake.hint
+        return hint
+
+    got = _checked_numbers(what, seen, right, explained)
+    if not _close(got, right, rtol, atol):
+        wrong(what, got, right, explained(got))
 
 
 def expect_gradients(
@@ -233,7 +236,7 @@ def _numbers(value: Any) -> Tensor:
     return torch.as_tensor(np.asarray(value, dtype=np.float64))
 
 
-def _checked_numbers(what: str, seen: Any, right: Tensor, hint: str) -> Tensor:
+def _checked_numbers(what: str, seen: Any, right: Tensor, explained: Callable[[Tensor], str]) -> Tensor:
     if seen is ...:
         raise NotImplementedError
     if seen is None:
@@ -246,7 +249,7 @@ def _checked_numbers(what: str, seen: Any, right: Tensor, hint: str) -> Tensor:
         raise Wrong(
             f"{what}: shape {tuple(got.shape)}",
             f"shape {tuple(right.shape)}" if right.dim() else "one number",
-            hint,
+            explained(got),
         )
     if got.isnan().any() and not right.isnan().any():
         raise Wrong(

@@ -28,6 +28,18 @@ def test_a_wrong_answer_is_told_what_was_seen_what_was_expected_and_a_hint_of_it
     assert repr(verdict) == "Not yet: twice\nseen: twice 3: 9\nexpected: 6\nhint: this is its square"
 
 
+def test_a_mistake_of_another_shape_than_what_is_right_has_its_hint_too() -> None:
+    @exercise
+    def total(answer: Any) -> None:
+        x = torch.tensor([1.0, 2.0])
+        expect("the sum", answer(x), 3.0, "one number", [Mistake([1.0, 2.0], "these are not added up")])
+
+    assert total(lambda x: x.sum()).passed
+    verdict = total(lambda x: x)
+    assert verdict.hint == "these are not added up" and verdict.expected == "one number"
+    assert total(lambda x: x + 1).hint == "one number"
+
+
 def unwritten(x: object) -> object:
     raise NotImplementedError
 
