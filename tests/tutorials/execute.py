@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
@@ -45,7 +46,7 @@ def peak_memory(pid: int) -> float:
 def execute(path: Path) -> tuple[float, float]:
     """Execute one notebook and keep its outputs; seconds with the kernel's start, and the kernel's peak memory."""
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": path.parent}})
+    client: Any = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": path.parent}})
     peak = 0.0
 
     def measure(**_: object) -> None:

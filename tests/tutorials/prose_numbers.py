@@ -5,6 +5,9 @@ or a finer one, or is a number in the code of a cell above. References are no cl
 another tutorial, a year.
 """
 
+# Typographic signs are what prose has.
+# ruff: noqa: RUF001
+
 import ast
 import re
 from collections.abc import Iterator, Sequence

@@ -1,5 +1,8 @@
 """The test of the tutorials' numbers can fail, and does not fail for what is no claim."""
 
+# Typographic signs are what prose has.
+# ruff: noqa: RUF001
+
 import sys
 from pathlib import Path
 

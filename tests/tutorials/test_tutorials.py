@@ -25,7 +25,8 @@ each_tutorial = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.ste
 
 
 def read(path: Path) -> NotebookNode:
-    return nbformat.read(path, as_version=4)
+    notebook: NotebookNode = nbformat.read(path, as_version=4)
+    return notebook
 
 
 def is_tagged(cell: NotebookNode, tag: str) -> bool:
