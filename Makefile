@@ -10,8 +10,8 @@ ARGS ?=
 help:
 	@echo "make lab         open JupyterLab on the tutorials    (make lab ARGS=\"--no-browser --port 9999\")"
 	@echo "make test        run the whole suite"
-	@echo "make check       formatting, lint and types only"
-	@echo "make tutorials   execute the tutorials and keep their outputs"
+	@echo "make check       formatting, lint, spelling and types only"
+	@echo "make tutorials   execute the tutorials, keep their outputs (ARGS=\"02 04\": only these)"
 	@echo "make frontend    build the widgets' front end        (needs Node.js)"
 	@echo "make picture     take the README's picture of the lab anew"
 	@echo "make pareto      L0 against loss recovered and gamma, standard, rescale-and-shift and gated"
@@ -38,6 +38,7 @@ lab: $(VENV)/.installed-lab
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell saelab widgets tutorials docs README.md CONTRIBUTING.md CHANGELOG.md
 	$(BIN)/mypy
 
 # Offline for Hugging Face: nothing that is tested may reach for a hub.
@@ -46,7 +47,7 @@ test: check
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
 
 tutorials: $(VENV)/.installed-dev
-	$(BIN)/python tests/tutorials/execute.py
+	$(BIN)/python tests/tutorials/execute.py $(ARGS)
 
 frontend:
 	cd widgets/frontend && npm ci && npm run check && npm test && npm run build

@@ -16,7 +16,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import asdict, fields
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +27,7 @@ import typer
 from typer.core import TyperGroup
 
 import saelab
+from saelab import grading
 from saelab.autoencoders import Ablation, Preset
 from saelab.other_libraries import Format
 from saelab.shards import INDEX, read_index
@@ -91,10 +92,20 @@ def packaged_tutorials() -> Path:
     return next(Path(str(file.locate())).resolve().parent for file in files if file.name == FIRST_TUTORIAL)
 
 
+def _tutorials_here() -> Path | None:
+    """Those of the clone that we stand in."""
+    here = Path("tutorials")
+    return here if (here / FIRST_TUTORIAL).exists() else None
+
+
+def original_tutorials() -> Path:
+    """The tutorials as they are meant: those of the clone we stand in, else the package's own."""
+    return _tutorials_here() or packaged_tutorials()
+
+
 def tutorials_folder() -> Path:
     """The tutorials to open: those of the clone we stand in, else a copy of the package's own that may be edited."""
-    here = Path("tutorials")
-    if (here / FIRST_TUTORIAL).exists():
+    if (here := _tutorials_here()) is not None:
         return here
     copy = Path("saelab-tutorials")
     if not copy.exists():
@@ -687,6 +698,70 @@ def export(
         written = saelab.export(sae, folder, format, scale=scale, as_jumprelu=as_jumprelu)
         files = sorted(file.name for file in written.iterdir())
     _print(as_json, {"folder": folder, "format": format, "files": files}, f"Wrote {folder}: {', '.join(files)}")
+
+
+OriginalsOption = Annotated[
+    Path | None,
+    typer.Option("--tutorials", show_default="SAELab's own", help="The originals, where a course has changed them."),
+]
+
+
+@app.command()
+def grade(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of submissions, searched to the bottom.")],
+    output: Annotated[Path, typer.Option(help="CSV to write: a row an exercise.")] = Path("grades.csv"),
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds for one submission.")] = 300,
+    memory: Annotated[float, typer.Option(min=0, help="GB for one submission.")] = 2,
+    jobs: Annotated[int, typer.Option(min=1, help="Submissions at a time.")] = 1,
+    tutorials: OriginalsOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep what --output has, and grade the others.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the checks of the tutorials' exercises on every notebook below a folder.
+
+    A submission runs without network, in a process of its own, and the checks are those of the original tutorial.
+    """
+    with _working(f"{output} has what is graded; the same command with --resume goes on."):
+        if output.exists() and not resume:
+            raise FileExistsError(f"{output} is there already: add --resume to go on with it, or name another --output")
+        rows = grading.read_rows(output) if output.exists() else []
+        graded = grading.grade(
+            folder,
+            tutorials or original_tutorials(),
+            limits=grading.Limits(timeout, memory * 1e9),
+            jobs=jobs,
+            done={row.submission for row in rows},
+        )
+        n_all, n_done = len(grading.submissions(folder)), len({row.submission for row in rows})
+        with grading.table(output, rows) as add, closing(graded):
+            for found in graded:
+                add(found)
+                rows += found
+                n_done += 1
+                [entry] = grading.summary(found)
+                typer.echo(f"[{n_done}/{n_all}] {_points(entry)}", err=True)
+    entries = grading.summary(rows)
+    document = {"output": output, "submissions": entries, "rows": [row._asdict() for row in rows]}
+    _print(as_json, document, "\n".join([*map(_points, entries), f"The table is in {output}"]))
+
+
+def _points(entry: Mapping[str, Any]) -> str:
+    states = entry["states"]
+    others = [f"{states.count(state)} {state}" for state in dict.fromkeys(states) if state != "passed"]
+    points = f"{entry['points']} of {entry['of']}" if entry["of"] else "-"
+    return f"{entry['submission']}  {points}" + (f"  ({', '.join(others)})" if others else "")
+
+
+@app.command()
+def handout(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write to.")],
+    tutorials: OriginalsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy the tutorials for a course, without their solutions and outputs."""
+    with _working():
+        written = grading.handout(tutorials or original_tutorials(), folder)
+    _print(as_json, {"written": written}, "\n".join(["Without solutions and outputs:", *map(str, written)]))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from saelab.exercises.language_model import loss_recovered, mean_baseline, splic
 from saelab.exercises.probing import n_active, principal_components, probe, training_accuracy_on_codes
 from saelab.exercises.rescale_and_shift import best_rescale, rescale_shift_codes, what_repair_changes
 from saelab.exercises.shrinkage import best_code, biased_by, pooled_bias, relative_reconstruction_bias
+from saelab.exercises.start_here import features_on, higher_price
 from saelab.exercises.superposition import doubling_the_l1_penalty, expected_l0, interference, standard_encode
 
 __all__ = [
@@ -13,8 +14,10 @@ __all__ = [
     "biased_by",
     "doubling_the_l1_penalty",
     "expected_l0",
+    "features_on",
     "gated_codes",
     "gated_loss",
+    "higher_price",
     "interference",
     "jumprelu_threshold",
     "loss_recovered",

@@ -70,10 +70,6 @@ class Mistake(NamedTuple):
     hint: str
 
 
-recorders: list[Callable[[Verdict], None]] = []
-"""Called with every verdict: `saelab grade` listens here."""
-
-
 def exercise(check: Callable[[Answer], None]) -> Callable[[Answer], Verdict]:
     """Turn a function that raises `Wrong` into a check that gives a `Verdict`, of its own name.
 
@@ -83,10 +79,7 @@ def exercise(check: Callable[[Answer], None]) -> Callable[[Answer], Verdict]:
 
     @functools.wraps(check)
     def checked(answer: Answer) -> Verdict:
-        verdict = _verdict(check, answer)
-        for record in recorders:
-            record(verdict)
-        return verdict
+        return _verdict(check, answer)
 
     checked.__annotations__["return"] = Verdict
     return checked
@@ -206,7 +199,7 @@ def wrong(what: str, seen: Any, expected: Any, hint: str) -> NoReturn:
 def expect_choice(answer: str, right: str, others: Mapping[str, str]) -> None:
     """A prediction in words: ``others`` are the options that are not right, each with its hint. Raises `Wrong`."""
     options = sorted([right, *others])
-    given = answer.strip().lower() if isinstance(answer, str) else answer
+    given = str.lower(str.strip(answer)) if isinstance(answer, str) else answer  # of a subclass, a plain string
     if given == right:
         return
     if given not in others:
@@ -232,7 +225,8 @@ def shown(value: Any) -> str:
 
 def _numbers(value: Any) -> Tensor:
     if isinstance(value, Tensor):
-        return value.detach().double().cpu()
+        with torch._C.DisableTorchFunctionSubclass():  # no class of the learner's own has a say in a comparison
+            return Tensor.as_subclass(value, Tensor).detach().double().cpu()
     return torch.as_tensor(np.asarray(value, dtype=np.float64))
 
 

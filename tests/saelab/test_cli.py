@@ -105,7 +105,7 @@ def test_the_choices_of_the_command_line_are_the_librarys() -> None:
 
 def test_every_command_explains_itself_and_every_option_too() -> None:
     commands: dict[str, Any] = get_command(cli.app).commands  # type: ignore[attr-defined]
-    assert list(commands) == ["lab", "harvest", "train", "sweep", "evaluate", "export"]
+    assert list(commands) == ["lab", "harvest", "train", "sweep", "evaluate", "export", "grade", "handout"]
     for name, command in commands.items():
         assert command.help and name in run("--help").stdout
         assert all(parameter.help for parameter in command.params)

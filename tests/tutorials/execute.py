@@ -1,10 +1,14 @@
-"""Execute every tutorial and keep its outputs: `make tutorials`.
+"""Execute tutorials and keep their outputs: `make tutorials`, or `python tests/tutorials/execute.py 02 04` for some.
 
 What stays is what shows everywhere and does not change from run to run: text and pictures. A widget keeps its picture
 only, since its live view would need a kernel; timestamps and progress bars go.
 """
 
+import re
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
@@ -30,13 +34,46 @@ def clean(notebook: nbformat.NotebookNode) -> None:
         cell.outputs = kept
 
 
+def peak_memory(pid: int) -> float:
+    """The most resident memory that a process has had so far, in bytes; NaN where the system keeps no such count."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return float("nan")
+    return 1024 * float(re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)[0])
+
+
+def execute(path: Path) -> tuple[float, float]:
+    """Execute one notebook and keep its outputs; seconds with the kernel's start, and the kernel's peak memory."""
+    notebook = nbformat.read(path, as_version=4)
+    client: Any = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": path.parent}})
+    peak = 0.0
+
+    def measure(**_: object) -> None:
+        nonlocal peak
+        peak = peak_memory(client.km.provisioner.pid)
+
+    client.on_cell_executed = measure
+    begun = time.monotonic()
+    client.execute()
+    seconds = time.monotonic() - begun
+    clean(notebook)
+    nbformat.write(notebook, path)
+    return seconds, peak
+
+
 def main() -> None:
-    for path in sorted(TUTORIALS.glob("*.ipynb")):
+    names = sys.argv[1:] or [""]
+    paths = [path for path in sorted(TUTORIALS.glob("*.ipynb")) if any(name in path.name for name in names)]
+    if not paths:
+        sys.exit(f"no tutorial has {' or '.join(map(repr, names))} in its name")
+    for path in paths:
         print(f"executing {path.name}", flush=True)
-        notebook = nbformat.read(path, as_version=4)
-        NotebookClient(notebook, timeout=600, resources={"metadata": {"path": path.parent}}).execute()
-        clean(notebook)
-        nbformat.write(notebook, path)
+        seconds, peak = execute(path)
+        print(
+            f"  {seconds:.0f} s, {peak / 1e6:,.0f} MB of memory at most, {path.stat().st_size / 1e3:,.0f} kB",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

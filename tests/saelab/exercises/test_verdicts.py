@@ -6,7 +6,11 @@ import pytest
 import torch
 
 from saelab.exercises import Verdict
+<<<<<<< HEAD
 from saelab.exercises.verdicts import Mistake, exercise, expect, expect_choice, expect_gradients, recorders
+=======
+from saelab.exercises.verdicts import Mistake, exercise, expect, expect_choice
+>>>>>>> w-grade
 
 
 @exercise
@@ -110,12 +114,25 @@ def test_answers_show_as_text_never_as_markup() -> None:
     assert "<b>bold</b>" not in verdict._repr_html_() and "&lt;b&gt;bold" in verdict._repr_html_()
 
 
-def test_verdicts_are_heard_by_who_grades() -> None:
-    heard: list[Verdict] = []
-    recorders.append(heard.append)
-    try:
-        twice(lambda x: x + x)
-        twice(None)
-    finally:
-        recorders.remove(heard.append)
-    assert [verdict.state for verdict in heard] == ["passed", "open"]
+def test_no_class_of_the_learners_own_decides_what_is_equal() -> None:
+    class Always(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return torch.tensor(6.0, dtype=torch.float64) if func is torch.Tensor.double else cls([6.0])
+
+    class Anything(str):
+        def lower(self) -> "Anything":
+            return self
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        __hash__ = str.__hash__
+
+    @exercise
+    def falls(answer: str) -> None:
+        expect_choice(answer, "falls", {"rises": "look at the left end"})
+
+    assert twice(lambda x: torch.tensor([1.0]).as_subclass(Always)).state == "failed"
+    assert twice(lambda x: torch.nn.Parameter(x + x)).passed
+    assert falls(Anything("rises")).state == "failed"

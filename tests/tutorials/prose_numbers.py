@@ -1,0 +1,109 @@
+"""The numbers that a tutorial's prose claims, and whether a cell above computes them.
+
+A number in prose counts as computed where it stands in the text output of a cell above, at the precision of the prose
+or a finer one, or is a number in the code of a cell above. References are no claims: to a section, an equation,
+another tutorial, a year.
+"""
+
+# Typographic signs are what prose has.
+# ruff: noqa: RUF001
+
+import ast
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from nbformat import NotebookNode
+
+_CITED = (
+    "sections? figures? tables? equations? eqs?\\.? tutorials? steps? layers? exercises? versions? chapters? appendix"
+)
+_ONE = r"\(?\d+(?:\.\d+)*\)?"
+NO_CLAIMS = [
+    re.compile(pattern, re.DOTALL | re.MULTILINE | re.IGNORECASE)
+    for pattern in (
+        r"<details>.*?</details>",
+        r"^(```+|~~~+).*?^\1",
+        r"(`+)(?!`).+?(?<!`)\1(?!`)",
+        r"\$\$.+?\$\$",
+        r"\$[^$\n]+(?:\n[^$\n]+)*\$",
+        r"(?<=\])\([^()\s]*\)",  # where a link leads
+        r"https?://\S+",
+        r"<[^<>]+>",
+        r"^ *#+ [^\n]*$",
+        r"\*\*Takes\*\*[^.\n]*",
+        r"(?<=\()(?:19|20)\d\d[a-z]?(?=\))|(?<=et al\. )(?:19|20)\d\d|(?<=, )(?:19|20)\d\d(?=\))",
+        r"\b\d{4}\.\d{4,5}(?:v\d+)?\b",  # arXiv
+        rf"\b(?:{'|'.join(_CITED.split())})\s+{_ONE}(?:(?:,| and| or| to|,? *[–-]) *{_ONE})*(?!\d|[.,]\d)",
+        r"^ *\d+[.)] ",
+    )
+]
+_NUMBER = re.compile(
+    r"(?<![\w.,])(?<![A-Za-z]-)"  # L1, reviews-4l and GPT-2 are names
+    r"(?P<sign>(?<![\w)\]])[-−])?"
+    r"(?P<digits>\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?P<decimals>\.\d+)?(?P<exponent>e[-+]?\d+)?"
+    r"(?P<percent> ?%| per ?cent\b)?",
+)
+
+
+class Number(NamedTuple):
+    """A number as it is written."""
+
+    text: str
+    value: float
+    """A share, where a percent sign follows."""
+    unit: float
+    """Of its last digit: 0.01 for 0.85, and for 85 %."""
+
+    def says(self, other: "Number") -> bool:
+        """Whether ``other``, rounded as this one is, is this one; what is known less exactly says nothing."""
+        return other.unit <= self.unit * 1.001 and abs(self.value - other.value) <= self.unit * 0.5001
+
+
+def numbers(text: str) -> Iterator[Number]:
+    """All numbers of a text that are no part of a word."""
+    for match in _NUMBER.finditer(text):
+        decimals = match["decimals"] or ""
+        exponent = int((match["exponent"] or "e0")[1:]) - (2 if match["percent"] else 0)
+        value = float(match["digits"].replace(",", "") + decimals) * 10.0**exponent
+        yield Number(
+            match[0].strip(), -value if match["sign"] else value, 10.0 ** (exponent - max(len(decimals) - 1, 0))
+        )
+
+
+def claims(markdown: str) -> list[Number]:
+    """The numbers of prose, without those in code, mathematics, links, headings, solutions and references."""
+    for pattern in NO_CLAIMS:
+        markdown = pattern.sub(" … ", markdown)
+    return list(numbers(markdown))
+
+
+def numbers_in_code(source: str) -> Iterator[Number]:
+    """The numbers that a cell's code is written with; exact, so of no last digit."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+            assert isinstance(node.value, int | float)
+            yield Number(str(node.value), float(node.value), 0.0)
+
+
+def text_of(cell: NotebookNode) -> str:
+    """What a cell has put out, as text."""
+    return "\n".join(output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.outputs)
+
+
+def uncomputed(cells: Sequence[NotebookNode]) -> list[str]:
+    """The claims of a notebook's prose that no cell above computes, each with some of the text around it."""
+    known: list[Number] = []
+    found = []
+    for cell in cells:
+        if cell.cell_type == "code":
+            known += [*numbers(text_of(cell)), *numbers_in_code(cell.source)]
+        elif cell.cell_type == "markdown":
+            bare = [claim for claim in claims(cell.source) if not any(claim.says(number) for number in known)]
+            found += [f"{claim.text} in {_around(cell.source, claim.text)!r}" for claim in bare]
+    return found
+
+
+def _around(source: str, text: str) -> str:
+    at = source.find(text)
+    return source[max(at - 40, 0) : at + 40]
