@@ -6,11 +6,7 @@ import pytest
 import torch
 
 from saelab.exercises import Verdict
-<<<<<<< HEAD
-from saelab.exercises.verdicts import Mistake, exercise, expect, expect_choice, expect_gradients, recorders
-=======
-from saelab.exercises.verdicts import Mistake, exercise, expect, expect_choice
->>>>>>> w-grade
+from saelab.exercises.verdicts import Mistake, exercise, expect, expect_choice, expect_gradients
 
 
 @exercise
