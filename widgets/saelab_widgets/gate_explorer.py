@@ -483,6 +483,7 @@ def _charts(raw: float | None) -> list[dict[str, Any]]:
 
 def _picture(explorer: GateExplorer) -> bytes:
     from matplotlib.figure import Figure  # no pyplot: its global state is not safe in a callback's thread
+    from matplotlib.ticker import LogLocator, NullLocator
 
     rows = np.frombuffer(explorer.rows, dtype=np.float32).reshape(-1, 3)
     of = explorer.rows_of
@@ -516,6 +517,10 @@ def _picture(explorer: GateExplorer) -> bytes:
             curve = curves[curves["natural"] == natural][["threshold", spec["column"]]].dropna()
             ax.plot(curve["threshold"], curve[spec["column"]], color=style, linewidth=1.5)
         ax.set_yscale(spec["scale"])
+        if spec["scale"] == "log":  # plain numbers: within one decade matplotlib writes out every power of ten
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.yaxis.set_major_formatter("{x:g}")
+            ax.yaxis.set_minor_locator(NullLocator())
         ax.axvline(explorer.gate_threshold, color=INK, linewidth=0.8)
         value = np.interp(explorer.gate_threshold, curve["threshold"], curve[spec["column"]]) if len(curve) else np.nan
         ax.set_title(f"{spec['label']}  {value:.{spec['digits']}f}", fontsize=9, color=INK)
