@@ -15,9 +15,8 @@ from saelab_widgets.instrument import NOT_THE_WIDGETS_OWN, Instrument
 
 sys.path.insert(0, str(Path(__file__).parent))
 from chromium import FLAGS, find_chromium, root_flags  # type: ignore[import-not-found]
+from live_notebook import errors_of  # type: ignore[import-not-found]
 
-JUPYTERLABS_OWN = "Canceled future for create_subshell_request"
-"""What JupyterLab throws when a kernel is restarted."""
 STATIC = Path(__file__).parents[2] / "widgets" / "saelab_widgets" / "static"
 # What anywidget gives to a widget, and a record of what the widget did with it.
 MOCK_MODEL = """
@@ -95,9 +94,7 @@ def page(browser: Browser) -> Iterator[Page]:
     """An empty page. An error in its console or its scripts fails the test."""
     context = browser.new_context(viewport={"width": 1200, "height": 900})
     page = context.new_page()
-    errors: list[str] = []
-    page.on("pageerror", lambda error: None if JUPYTERLABS_OWN in str(error) else errors.append(f"uncaught: {error}"))
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    errors = errors_of(page)
     yield page
     context.close()
     if errors:

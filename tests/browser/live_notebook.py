@@ -22,6 +22,8 @@ from playwright.sync_api import Locator, Page
 TUTORIALS = Path(__file__).parents[2] / "tutorials"
 TOKEN = "test"
 SECONDS = 1000  # Playwright counts milliseconds
+JUPYTERLABS_OWN = ("Canceled future for create_subshell_request", "Canceled future for debug_request")
+"""What JupyterLab reports when a kernel is restarted."""
 
 
 @contextmanager
@@ -65,6 +67,19 @@ def jupyterlab(home: Path, environment: dict[str, str] | None = None) -> Iterato
         process.wait(20)
 
 
+def errors_of(page: Page) -> list[str]:
+    """A list that grows with what the page's console and scripts report as errors from now on."""
+    errors: list[str] = []
+
+    def note(error: str) -> None:
+        if not any(own in error for own in JUPYTERLABS_OWN):
+            errors.append(error)
+
+    page.on("pageerror", lambda error: note(f"uncaught: {error}"))
+    page.on("console", lambda message: note(message.text) if message.type == "error" else None)
+    return errors
+
+
 def write_notebook(path: Path, cells: Sequence[str]) -> None:
     """A notebook of code cells."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
@@ -96,6 +111,18 @@ def command(page: Page, name: str, arguments: dict[str, object] | None = None) -
 def run_all(page: Page) -> None:
     """Run all cells."""
     command(page, "notebook:run-all-cells")
+
+
+def restart_and_run_all(page: Page, seconds: float) -> None:
+    """*Run → Restart Kernel and Run All Cells*, with its question answered; returns when the last cell has run."""
+    run_code(page, "")  # else what the page asked of the kernel when it opened is answered by nobody
+    page.evaluate(
+        "() => { window.ran = 'no'; window.jupyterapp.commands.execute('notebook:restart-run-all')"
+        ".then(() => { window.ran = 'yes'; }, (error) => { window.ran = String(error); }); }"
+    )
+    page.locator(".jp-Dialog .jp-mod-accept").click()
+    page.wait_for_function("() => window.ran !== 'no'", timeout=seconds * SECONDS)
+    assert page.evaluate("() => window.ran") == "yes"
 
 
 def run_code(page: Page, code: str) -> str:
