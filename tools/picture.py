@@ -37,7 +37,8 @@ CURSOR = """() => {
     dot.style = 'position:fixed;z-index:99999;width:18px;height:18px;margin:-9px;border-radius:50%;pointer-events:none;'
         + 'background:rgba(213,94,0,.35);border:2px solid rgba(213,94,0,.9)';
     document.body.append(dot);
-    addEventListener('mousemove', (e) => { dot.style.left = e.clientX + 'px'; dot.style.top = e.clientY + 'px'; }, true);
+    const follow = ({ clientX, clientY }) => { dot.style.left = clientX + 'px'; dot.style.top = clientY + 'px'; };
+    addEventListener('mousemove', follow, true);
 }"""
 
 

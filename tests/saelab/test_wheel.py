@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
-from check_dist import expected_in_wheel, names_in_wheel  # type: ignore[import-not-found]
+from check_dist import expected_in_wheel, names_in_wheel  # type: ignore[import-not-found]  # noqa: E402
 
 NEEDED = (
     "saelab/assets/reviews-4l/model.safetensors",

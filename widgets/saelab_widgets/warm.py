@@ -5,6 +5,7 @@ again, nothing is computed.
 """
 
 import time
+from collections.abc import Callable
 
 import saelab
 from saelab.language_models import EMBEDDED_MODEL
@@ -32,11 +33,12 @@ def warm_activations(hook: str = DEFAULT_HOOK, n_tokens: int = DEFAULT_TOKENS) -
 
 def main() -> None:
     start = time.monotonic()
-    for what, make in {
+    steps: dict[str, Callable[[], object]] = {
         "activations": warm_activations,
         "the sweep of ParetoExplorer": default_sweep,
         "the probes of ProbeExplorer": ProbeExplorer,
-    }.items():
+    }
+    for what, make in steps.items():
         print(f"{time.monotonic() - start:4.0f} s  {what}", flush=True)
         make()
     print(f"{time.monotonic() - start:4.0f} s  all of it is in {cache_folder()}")
