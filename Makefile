@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test check tutorials frontend picture bench-widgets pareto probes lock benchmarks bench check-interchange clean
+.PHONY: help lab test check tutorials frontend picture address dist check-dist check-binder bench-widgets pareto probes \
+	lock benchmarks bench check-interchange clean
 
 help:
 	@echo "make lab         open JupyterLab on the tutorials    (make lab ARGS=\"--no-browser --port 9999\")"
@@ -13,7 +14,11 @@ help:
 	@echo "make check       formatting, lint, spelling and types only"
 	@echo "make tutorials   execute the tutorials, keep their outputs (ARGS=\"02 04\": only these)"
 	@echo "make frontend    build the widgets' front end        (needs Node.js)"
-	@echo "make picture     take the README's picture of the lab anew"
+	@echo "make picture     take the README's moving picture of the lab anew"
+	@echo "make address REPOSITORY=owner/name  write the address on GitHub into badges, setup cells and docs"
+	@echo "make dist        build sdist and wheel               (both go to dist/)"
+	@echo "make check-dist  build them from a clean clone and try the wheel on every Python here"
+	@echo "make check-binder  have repo2docker read binder/     (needs no Docker)"
 	@echo "make pareto      L0 against loss recovered and gamma, standard, rescale-and-shift and gated"
 	@echo "make probes      the probe table by layer            (both keep what they did in build/experiments)"
 	@echo "make lock        resolve requirements.lock anew"
@@ -53,7 +58,28 @@ frontend:
 	cd widgets/frontend && npm ci && npm run check && npm test && npm run build
 
 picture: $(VENV)/.installed-dev
-	SAELAB_PICTURES=docs/pictures $(BIN)/python -m pytest tests/browser/test_start_here_in_jupyterlab.py -k newcomer
+	HF_HUB_OFFLINE=1 $(BIN)/python tools/picture.py
+
+# Without REPOSITORY, the address that is set goes into what is new; with an empty one, it is taken back everywhere.
+address:
+	$(PYTHON) tools/address.py $(if $(filter command line,$(origin REPOSITORY)),--set "$(REPOSITORY)")
+
+build/release/bin/pyproject-build:
+	$(PYTHON) -m venv build/release
+	build/release/bin/python -m pip install --quiet build
+
+dist: build/release/bin/pyproject-build
+	rm -rf dist
+	build/release/bin/pyproject-build
+
+check-dist:
+	$(PYTHON) tools/check_dist.py $(ARGS)
+
+check-binder:
+	$(PYTHON) -m venv build/repo2docker
+	build/repo2docker/bin/python -m pip install --quiet jupyter-repo2docker==2026.4.0
+	build/repo2docker/bin/repo2docker --no-build --debug . > build/binder.log 2>&1 || { cat build/binder.log; exit 1; }
+	@echo "repo2docker reads binder/ without an error; what it would build is in build/binder.log"
 
 pareto probes: $(VENV)/.installed-dev
 	$(BIN)/python docs/experiments/$@.py $(ARGS)

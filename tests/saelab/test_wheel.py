@@ -7,6 +7,9 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+from check_dist import expected_in_wheel, names_in_wheel  # type: ignore[import-not-found]  # noqa: E402
+
 NEEDED = (
     "saelab/assets/reviews-4l/model.safetensors",
     "saelab/assets/reviews-4l/tokenizer.json",
@@ -27,8 +30,11 @@ def test_wheel_holds_what_it_needs_and_trains_from_an_empty_folder(tmp_path: Pat
     assert set(NEEDED) <= set(names)
     tops = {name.split("/")[0].split("-")[0] for name in names}
     assert tops == {"saelab", "saelab_widgets"}
-    assert not [name for name in names if "node_modules" in name or "__pycache__" in name or "checkpoint" in name]
     assert any(name.endswith(".data/data/share/saelab/tutorials/00_start_here.ipynb") for name in names)
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode == 0:  # in a clone: both packages and the tutorials, and not one file else
+        assert names_in_wheel(wheel) == expected_in_wheel(listed.stdout.splitlines())
     code = (
         "import saelab, torch; assert 'site' in saelab.__file__, saelab.__file__\n"
         "store = saelab.harvest(saelab.load_language_model(), 'blocks.0.hook_resid_post', saelab.load_text()[:9],"

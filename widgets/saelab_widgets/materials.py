@@ -4,6 +4,8 @@ import functools
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,8 +17,8 @@ import saelab
 from saelab.activations import ActivationStore
 from saelab.autoencoders import ARCHITECTURES, SparseAutoencoder, TrainedOn
 from saelab.language_models import EMBEDDED_MODEL
-from saelab.probing import LabelledActivations, LabelledSet, SentimentSplit, probe
-from saelab.tensor_files import write_atomically
+from saelab.probing import LabelledActivations, LabelledSet, SentimentSplit, labelled_snippets, probe
+from saelab.tensor_files import read_tensors, write_atomically
 from saelab.training import Trainer, TrainingConfig
 from saelab_widgets.background import one_thread_on_small_machines
 
@@ -32,8 +34,14 @@ HELD_OUT = 1024
 
 
 def cache_folder(*parts: str) -> Path:
-    """Where sweeps of default widgets are kept between sessions, in the user's own cache."""
+    """Where what default widgets are made of is kept between sessions, in the user's own cache."""
     return platformdirs.user_cache_path("saelab").joinpath(*parts)
+
+
+def warmed(*name: object) -> Path:
+    """Where `saelab_widgets.warm` puts what is else computed anew in each session, in some seconds."""
+    # Another version may have another model and other texts.
+    return cache_folder("warmed", saelab.__version__, "-".join(map(str, name)))
 
 
 @functools.lru_cache(maxsize=2)
@@ -45,7 +53,16 @@ def language_model(name: str) -> "TransformerBridge":
 @functools.lru_cache(maxsize=4)
 def activations_at(model_name: str, hook: str, n_tokens: int, scale: float | None = None) -> ActivationStore:
     """Activations of ``model_name`` at ``hook``, on the embedded text; kept likewise."""
+    if model_name == EMBEDDED_MODEL and scale is None:
+        with suppress(saelab.StoreError):  # it is not there, or not whole
+            stored = ActivationStore.open(warmed_activations(hook, n_tokens))
+            columns = ("activations", "token_ids", "text_indices", "positions")
+            return replace(stored, **{name: getattr(stored, name)[:] for name in columns})
     return saelab.harvest(language_model(model_name), hook, saelab.load_text(), n_tokens=n_tokens, scale=scale)
+
+
+def warmed_activations(hook: str, n_tokens: int) -> Path:
+    return warmed("activations", hook, n_tokens)
 
 
 @functools.lru_cache(maxsize=4)
@@ -58,7 +75,14 @@ def held_out_at(model_name: str, hook: str, n_tokens: int, scale: float) -> Acti
 @functools.lru_cache(maxsize=4)
 def snippets_at(model_name: str, hook: str, scale: float) -> LabelledSet:
     """The sentiment set at ``hook``, in the scale of an SAE's activations; kept likewise."""
+    path = warmed_snippets(hook, scale)
+    if model_name == EMBEDDED_MODEL and path.exists():
+        return labelled_snippets(saelab.load_sentiment(), read_tensors(path)[0]["x"])
     return saelab.sentiment_set(language_model(model_name), hook, scale=scale)
+
+
+def warmed_snippets(hook: str, scale: float) -> Path:
+    return warmed("snippets", hook, f"{scale!r}.safetensors")
 
 
 @functools.lru_cache(maxsize=2)
