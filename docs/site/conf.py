@@ -1,11 +1,12 @@
-"""Sphinx's configuration of the site; `build.py` beside it gathers the pages and calls Sphinx."""
+"""Sphinx's configuration of the site; `make_site.py` beside it gathers the pages and calls Sphinx."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import build
+import make_site
+
 import saelab
 
 project = "SAELab"
@@ -32,7 +33,7 @@ myst_heading_anchors = 3
 
 default_role = "py:obj"
 autosummary_generate = False
-autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": True}
+autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
@@ -47,14 +48,15 @@ mathjax3_config = {"options": {"enableMenu": False}}  # the menu would load what
 
 html_theme = "furo"
 html_title = "SAELab"
-html_static_path = ["static", str(build.STATIC)]
-html_extra_path = [str(build.PARTS)]
+html_static_path = ["static", str(make_site.STATIC)]
+html_extra_path = [str(make_site.PARTS)]
+html_favicon = "static/favicon.svg"
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 html_copy_source = False
 html_show_sphinx = False
 html_theme_options = {
-    "footer_icons": [{"name": "Source code", "url": build.repository(), "html": "Source code", "class": ""}]
-    if build.repository()
+    "footer_icons": [{"name": "Source code", "url": make_site.repository(), "html": "Source code", "class": ""}]
+    if make_site.repository()
     else []
 }

@@ -43,10 +43,17 @@ def recorded_lab() -> TrainingLab:
     return lab
 
 
+def small_sweep() -> ParetoExplorer:
+    """The default sweep; where its files lie on this machine is nobody's business."""
+    pareto = ParetoExplorer()
+    pareto.saes = [{**sae, "path": Path(sae["path"]).name} for sae in pareto.saes]
+    return pareto
+
+
 WIDGETS: dict[str, Callable[[], instrument.Instrument]] = {
     "ShrinkageExplorer": ShrinkageExplorer,
     "GateExplorer": GateExplorer,
-    "ParetoExplorer": ParetoExplorer,
+    "ParetoExplorer": small_sweep,
     "ProbeExplorer": ProbeExplorer,
     "FeatureBrowser": FeatureBrowser,
     "TrainingLab": recorded_lab,

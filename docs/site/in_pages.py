@@ -6,7 +6,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 
-class WidgetInAFrame(SphinxDirective):
+class WidgetInAFrame(SphinxDirective):  # type: ignore[misc]  # Sphinx is not there where types are checked
     """``{widget} NAME``: the saved page of a widget, and where to find more of it."""
 
     required_arguments = 1

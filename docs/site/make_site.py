@@ -104,7 +104,7 @@ def main() -> int:
     gather_mathjax()
     shutil.rmtree(SITE, ignore_errors=True)
     doctrees = BUILD / "site-doctrees"
-    code = sphinx(
+    code: int = sphinx(
         ["-b", "html", "-E", "-W", "--keep-going", "-q", "-c", str(HERE), "-d", str(doctrees), str(SOURCE), str(SITE)]
     )
     print(f"{SITE.relative_to(ROOT)}/index.html" if code == 0 else "The site was not built.", file=sys.stderr)
