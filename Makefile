@@ -6,7 +6,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help lab test check tutorials frontend picture address dist check-dist check-binder bench-widgets pareto probes \
-	lock benchmarks bench check-interchange clean
+	site check-site lock benchmarks bench check-interchange clean
 
 help:
 	@echo "make lab         open JupyterLab on the tutorials    (make lab ARGS=\"--no-browser --port 9999\")"
@@ -21,6 +21,7 @@ help:
 	@echo "make check-binder  have repo2docker read binder/     (needs no Docker)"
 	@echo "make pareto      L0 against loss recovered and gamma, standard, rescale-and-shift and gated"
 	@echo "make probes      the probe table by layer            (both keep what they did in build/experiments)"
+	@echo "make site        build the static site, build/site    (make check-site: open it in a browser and try it)"
 	@echo "make lock        resolve requirements.lock anew"
 	@echo "make benchmarks  measure, by hand"
 	@echo "make bench-widgets  how soon the widgets answer       (ARGS=\"--soak 10\": what memory they take)"
@@ -83,6 +84,14 @@ check-binder:
 
 pareto probes: $(VENV)/.installed-dev
 	$(BIN)/python docs/experiments/$@.py $(ARGS)
+
+# The notebooks come with their committed outputs; the gallery's widgets compute, two minutes the first time.
+site: $(VENV)/.installed-site
+	HF_HUB_OFFLINE=1 $(BIN)/python docs/site/make_site.py
+
+check-site: site $(VENV)/.installed-dev
+	$(BIN)/python tests/browser/chromium.py
+	$(BIN)/python -m pytest tests/site/check_site.py $(ARGS)
 
 benchmarks: $(VENV)/.installed-dev
 	for script in $(filter-out %_libraries.py %/widgets.py,$(wildcard tests/benchmarks/[a-z]*.py)); do \
