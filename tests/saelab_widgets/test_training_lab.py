@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -269,6 +270,23 @@ def test_where_no_widget_can_run_there_is_a_picture(lab: TrainingLab) -> None:
     assert data["image/png"].startswith(b"\x89PNG")
     assert data["text/plain"] == "TrainingLab(gated, d_sae=128, step 20)"
     assert "application/vnd.jupyter.widget-view+json" in data
+
+
+@pytest.mark.parametrize(("architecture", "shown"), [("gated", True), ("standard", False)])
+def test_the_picture_speaks_of_an_auxiliary_term_only_where_there_is_one(
+    store: ActivationStore, monkeypatch: pytest.MonkeyPatch, architecture: str, shown: bool
+) -> None:
+    drawn: dict[str, str] = {}
+
+    def draw(rows: pd.DataFrame, charts: list[dict[str, Any]], *, title: str) -> bytes:
+        drawn.update(title=title, lines=str([line["label"] for chart in charts for line in chart["others"]]))
+        return b""
+
+    monkeypatch.setattr("saelab_widgets.training_lab.line_charts_png", draw)
+    lab = TrainingLab(store, d_sae=64, warm_up_steps=1, architecture=architecture)
+    lab._picture()
+    assert ("auxiliary 1" in drawn["title"]) is shown and ("auxiliary term" in drawn["lines"]) is shown
+    assert "gate threshold 0" in drawn["title"] and "L1 term" in drawn["lines"]
 
 
 def test_a_buffer_that_colab_dropped_is_sent_again(lab: TrainingLab, monkeypatch: pytest.MonkeyPatch) -> None:

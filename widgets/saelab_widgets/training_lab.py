@@ -342,12 +342,18 @@ class TrainingLab(Instrument, HasSAE):
         return f"TrainingLab({self.architecture}, d_sae={self._d_sae}, step {self.step})"
 
     def _picture(self) -> bytes:
-        return line_charts_png(self.history_frame(), self.charts, title=self._settings_line())
+        charts = self.charts
+        if self.architecture != "gated":
+            charts = [
+                {**one, "others": [line for line in one["others"] if line["column"] != "auxiliary"]} for one in charts
+            ]
+        return line_charts_png(self.history_frame(), charts, title=self._settings_line())
 
     def _settings_line(self) -> str:
+        auxiliary = f"auxiliary {self.aux_coefficient:g}, " if self.architecture == "gated" else ""
         return (
             f"{ARCHITECTURE_LABELS[self.architecture]} SAE after {self.step:,} steps: L1 {self.l1_coefficient:g}, "
-            f"auxiliary {self.aux_coefficient:g}, gate threshold {self.gate_threshold:g}"
+            f"{auxiliary}gate threshold {self.gate_threshold:g}"
         )
 
     def _run_so_far(self, *, kept: bool, label: str | None = None) -> dict[str, Any]:
