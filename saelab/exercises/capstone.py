@@ -29,7 +29,7 @@ def capstone_plan(answer: Mapping[str, Any]) -> None:
     if not isinstance(answer, Mapping) or set(answer) != set(PLAN):
         wrong("your plan", answer, f"a dict with {', '.join(PLAN)}", "keep the five names as they were")
     if any(entry is None for entry in answer.values()):
-        raise NotImplementedError
+        raise NotImplementedError("replace each None above")
     question, varied, fixed, prediction, because = (answer[name] for name in PLAN)
     _sentence("question", question, 5, "name what you compare, and by what: five words at least")
     if not question.strip().endswith("?"):
@@ -206,7 +206,7 @@ def capstone_conclusion(answer: Mapping[str, Any]) -> None:
     if not isinstance(answer, Mapping) or set(answer) != names:
         wrong("your conclusion", answer, f"a dict with {', '.join(sorted(names))}", "keep the three names as they were")
     if any(entry is None for entry in answer.values()):
-        raise NotImplementedError
+        raise NotImplementedError("replace each None above")
     table, l0, said = answer["results"], answer["l0"], answer["lower_fvu"]
     _check_results(table)
     low, high = _shared_l0(table)
