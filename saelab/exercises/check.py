@@ -1,5 +1,6 @@
 """All checks by name, a room for each tutorial."""
 
+from saelab.exercises.capstone import capstone_conclusion, capstone_plan, capstone_results, fvu_at
 from saelab.exercises.gated import gated_codes, gated_loss, jumprelu_threshold, without_auxiliary
 from saelab.exercises.language_model import loss_recovered, mean_baseline, splice, top_texts
 from saelab.exercises.probing import n_active, principal_components, probe, training_accuracy_on_codes
@@ -12,9 +13,13 @@ __all__ = [
     "best_code",
     "best_rescale",
     "biased_by",
+    "capstone_conclusion",
+    "capstone_plan",
+    "capstone_results",
     "doubling_the_l1_penalty",
     "expected_l0",
     "features_on",
+    "fvu_at",
     "gated_codes",
     "gated_loss",
     "higher_price",

@@ -22,7 +22,7 @@ def higher_price(answer: Mapping[str, str | None]) -> None:
         wrong("your prediction", answer, f"a word for each of {', '.join(HINTS)}", "keep the three names as they were")
     for name, (right, hint) in HINTS.items():
         if (word := answer[name]) is None:
-            raise NotImplementedError
+            raise NotImplementedError("replace each None above")
         others = {"rises", "falls", "stays"} - {right}
         expect_choice(word, right, dict.fromkeys(others, f"{name}: {hint}"))
 

@@ -48,6 +48,7 @@ def test_numbers_in_prose_are_claims(prose: str, found: list[str]) -> None:
         "[the paper](https://arxiv.org/abs/2404.16014), arXiv 2404.16014v2, https://example.org/7",
         "Bricken et al. (2023); Elhage et al. 2022; (Rajamanoharan et al., 2024)",
         "see section 5.1, figure 6, figures 1 and 6, equation (10), eq. 6-8, tutorials 02, 03 and 04, Tutorial 07",
+        "[02 · Shrinkage](02_shrinkage.ipynb) and [05](05_language_model.ipynb)",
         "step 2, layer 1, layers 0 to 3, version 1, table 3",
         "1. first\n2. second\n   3) third",
         "L1, L0, reviews-4l, GPT-2, R2D2, x86_64",
