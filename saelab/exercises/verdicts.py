@@ -94,7 +94,7 @@ def _verdict(check: Callable[[Answer], None], answer: Answer) -> Verdict:
     except Wrong as wrong:
         return Verdict(name, "failed", wrong.seen, wrong.expected, wrong.hint)
     except NotImplementedError as error:
-        return Verdict(name, "open", hint=f"{error or 'write the function above'}, and run the cell again")
+        return Verdict(name, "open", hint=f"{str(error) or 'write the function above'}, and run the cell again")
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         return Verdict(
