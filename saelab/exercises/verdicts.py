@@ -73,8 +73,8 @@ class Mistake(NamedTuple):
 def exercise(check: Callable[[Answer], None]) -> Callable[[Answer], Verdict]:
     """Turn a function that raises `Wrong` into a check that gives a `Verdict`, of its own name.
 
-    An answer that is None or ``...``, or a function that raises NotImplementedError, is open; a check may raise it, too,
-    and say what is still to be given. Whatever else a function raises is shown as what was seen.
+    An answer that is None or ``...``, or a function that raises NotImplementedError, is open; a check may raise it
+    too, and say what is still to be given. Whatever else a function raises is shown as what was seen.
     """
 
     @functools.wraps(check)

@@ -51,6 +51,14 @@ def test_nothing_written_yet_is_open_and_no_exception(nothing: Any) -> None:
     assert verdict.hint.endswith(" above, and run the cell again")
 
 
+def test_what_is_still_to_be_given_is_said() -> None:
+    def half_written(x: object) -> object:
+        raise NotImplementedError("replace each None above")
+
+    assert twice(half_written).hint == "replace each None above, and run the cell again"
+    assert twice(unwritten).hint == "write the function above, and run the cell again"
+
+
 def test_an_exception_of_the_learner_is_shown_with_its_line_and_not_raised() -> None:
     def broken(x: torch.Tensor) -> torch.Tensor:
         return x.no_such_thing  # type: ignore[no-any-return, attr-defined]
