@@ -20,7 +20,8 @@ BRANCH = "main"
 FIRST_TUTORIAL = "00_start_here.ipynb"
 
 SETUP = """\
-# Only Google Colab needs this cell: there it installs SAELab beside Colab's own torch. Elsewhere it does nothing.
+# Only Google Colab needs this cell: it installs SAELab there, beside Colab's
+# own torch. Elsewhere it does nothing.
 import sys
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -29,13 +30,16 @@ REPOSITORY = "{repository}"
 
 if "google.colab" in sys.modules and find_spec("saelab_widgets") is None:
     if not REPOSITORY:
-        raise RuntimeError("SAELab is not installed here: write the owner/name of a GitHub repository that has it "
-                           "into REPOSITORY, or install its wheel, and run this cell again")
+        raise RuntimeError(
+            "SAELab is not installed here. Write the owner/name of a GitHub "
+            "repository that has it into REPOSITORY, and run this cell again."
+        )
     import subprocess
 
     print("Installing SAELab; it takes a minute or two.")
     package = f"saelab[lm,widgets] @ git+https://github.com/{{REPOSITORY}}"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", f"torch=={{version('torch')}}", package], check=True)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, f"torch=={{version('torch')}}", package], check=True)
 """
 
 _BADGE = (
@@ -110,7 +114,7 @@ def notebook(text: str, repository: str, name: str) -> str:
 
 
 def _setup_before(cells: list[dict[str, Any]]) -> dict[str, Any]:
-    """Put a setup cell before the first code cell; what was executed then has run one later."""
+    """Put a setup cell below the title; what was executed then has run one later."""
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     executed = any(cell["execution_count"] is not None for cell in code)
     for counted in [*code, *(output for cell in code for output in cell["outputs"])]:
@@ -120,10 +124,10 @@ def _setup_before(cells: list[dict[str, Any]]) -> dict[str, Any]:
         "cell_type": "code",
         "execution_count": 1 if executed else None,
         "id": "setup",
-        "metadata": {"tags": ["setup"]},
+        "metadata": {"jupyter": {"source_hidden": True}, "tags": ["setup"]},
         "outputs": [],
     }
-    cells.insert(cells.index(code[0]) if code else len(cells), setup)
+    cells.insert(1 if cells and cells[0]["cell_type"] == "markdown" else 0, setup)
     return setup
 
 

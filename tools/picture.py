@@ -28,7 +28,7 @@ from live_notebook import (  # type: ignore[import-not-found]  # noqa: E402
 )
 
 PICTURES = ROOT / "docs" / "pictures"
-WIDTH, HEIGHT = 1000, 700
+WIDTH, HEIGHT = 1000, 740
 FRAME_SECONDS = 0.25
 LAST_SECONDS = 2.5
 LIMIT_BYTES = 2_000_000
@@ -81,8 +81,7 @@ def film(page: Page, address: str) -> tuple[list[Image.Image], Image.Image]:
     expect(output).to_contain_text("A price four times as high", timeout=300 * SECONDS)
     page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
     lab = page.locator(".saelab-training-lab").first
-    cell = page.locator(".jp-CodeCell", has_text="lab = TrainingLab()")
-    cell.evaluate("(cell) => cell.scrollIntoView({ block: 'start' })")
+    lab.evaluate("(lab) => lab.scrollIntoView({ block: 'start' })")
     page.evaluate(CURSOR)
     slider, toggle = lab.locator("input[data-knob=l1_coefficient]"), lab.locator("[data-action=toggle]")
     taken = Film(page)

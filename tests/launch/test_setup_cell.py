@@ -75,7 +75,7 @@ def test_on_colab_with_neither_saelab_nor_an_address_it_says_what_to_do(
 ) -> None:
     stand_in_for_colab(monkeypatch)
     without_saelab(monkeypatch)
-    with pytest.raises(RuntimeError, match=r"write the owner/name .* into REPOSITORY.* and run this cell again"):
+    with pytest.raises(RuntimeError, match=r"Write the owner/name .* into REPOSITORY.* and run this cell again"):
         exec(with_address(source, ""), {})
     assert ran == []
 
