@@ -33,6 +33,9 @@ NOT_RUN = {"check", "widget"}
 """Tags of cells that do not run: verdicts are found afterwards, and nobody looks."""
 SOLUTION = re.compile(r"<details>\s*<summary>\s*Solution.*?</details>\n*", re.DOTALL)
 SECONDS_BETWEEN_LOOKS = 0.1
+FEW_CORES = 2
+"""With so many for a submission, or fewer, it computes in one thread: a second gains little, and loses much where
+anything else computes, too."""
 
 Outcome = Literal[State, "timed out", "out of memory", "crashed", "no notebook", "no tutorial"]
 
@@ -168,7 +171,8 @@ def grade(
     paths = {path.relative_to(folder).as_posix(): path for path in submissions(folder)}
     if not paths:
         raise FileNotFoundError(f"there is no notebook below {folder}")
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    cores = (os.cpu_count() or 1) // jobs
+    threads = cores if cores > FEW_CORES else 1
     stop = threading.Event()
     pool = ThreadPoolExecutor(jobs)
     try:
