@@ -10,6 +10,7 @@ ARGS ?=
 
 help:
 	@echo "make lab         open JupyterLab on the tutorials    (make lab ARGS=\"--no-browser --port 9999\")"
+	@echo "make lab CPU=1   the same with torch's CPU build     (Linux without an NVIDIA card)"
 	@echo "make test        run the whole suite"
 	@echo "make check       formatting, lint, spelling and types only"
 	@echo "make tutorials   execute the tutorials, keep their outputs (ARGS=\"02 04\": only these)"
@@ -33,9 +34,11 @@ $(BIN)/python:
 		{ echo "SAELab needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# One stamp for each set of packages; a change of the lock or of pyproject.toml installs again.
+# One stamp for each set of packages; a change of the lock or of pyproject.toml installs again. CPU=1: torch's CPU build.
 $(VENV)/.installed-%: pyproject.toml requirements.lock | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable ".[$*]"
+	@echo "Installing into $(VENV); it takes some minutes."
+	$(BIN)/python -m pip install --quiet $(if $(CPU),--requirement binder/torch-cpu.txt) --constraint requirements.lock \
+		--editable ".[$*]"
 	@touch $@
 
 lab: $(VENV)/.installed-lab

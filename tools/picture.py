@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Locator, Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, sync_playwright
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "browser"))
@@ -20,8 +20,8 @@ from chromium import FLAGS, find_chromium, root_flags  # type: ignore[import-not
 from live_notebook import (  # type: ignore[import-not-found]  # noqa: E402
     SECONDS,
     TOKEN,
+    command,
     jupyterlab,
-    run_all,
     step,
     until,
     wait_for_kernel,
@@ -75,19 +75,22 @@ def film(page: Page, address: str) -> tuple[list[Image.Image], Image.Image]:
     """The frames, and the still."""
     page.goto(f"{address}/?token={TOKEN}")
     wait_for_kernel(page, "00_start_here.ipynb")
-    run_all(page)
-    # What the cells below the lab compute would slow it down.
-    output = page.locator(".jp-CodeCell").last.locator(".jp-OutputArea-output")
-    expect(output).to_contain_text("A price four times as high", timeout=300 * SECONDS)
-    page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
+    page.locator(".jp-MarkdownCell", has_text="Things to try").first.click()
+    command(page, "notebook:run-all-above")  # what the cells below the lab compute would slow it down
+    page.locator(".saelab-training-lab").first.wait_for(timeout=300 * SECONDS)
+    command(page, "application:toggle-left-area")
     lab = page.locator(".saelab-training-lab").first
-    lab.evaluate("(lab) => lab.scrollIntoView({ block: 'start' })")
-    page.evaluate(CURSOR)
     slider, toggle = lab.locator("input[data-knob=l1_coefficient]"), lab.locator("[data-action=toggle]")
+    slider.focus()  # makes its cell the active one, and JupyterLab scrolls to it; then we do
+    page.wait_for_timeout(1 * SECONDS)
+    lab.evaluate("(lab) => lab.scrollIntoView({ block: 'start' })")
+    page.wait_for_timeout(1 * SECONDS)
+    page.evaluate(CURSOR)
     taken = Film(page)
     toggle.hover()
     taken.watch(0.75)
     toggle.click()
+    slider.hover()
     taken.watch(3)
     taken.drag(slider, 0.67, 0)
     taken.watch(2.5)
