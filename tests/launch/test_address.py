@@ -18,7 +18,9 @@ def clone(tmp_path: Path) -> Path:
     """A copy of what the command writes to, the address taken back if this clone has one."""
     for name in ("pyproject.toml", "README.md", "CITATION.cff"):
         shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / "tutorials", tmp_path / "tutorials", ignore=shutil.ignore_patterns(".ipynb_checkpoints", "runs"))
+    shutil.copytree(
+        ROOT / "tutorials", tmp_path / "tutorials", ignore=shutil.ignore_patterns(".ipynb_checkpoints", "runs")
+    )
     address(tmp_path, "--set", "")
     return tmp_path
 
@@ -38,7 +40,9 @@ def contents(clone: Path) -> dict[str, bytes]:
 def test_this_clone_shows_the_address_that_is_set_everywhere(tmp_path: Path) -> None:
     for name in ("pyproject.toml", "README.md", "CITATION.cff"):
         shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / "tutorials", tmp_path / "tutorials", ignore=shutil.ignore_patterns(".ipynb_checkpoints", "runs"))
+    shutil.copytree(
+        ROOT / "tutorials", tmp_path / "tutorials", ignore=shutil.ignore_patterns(".ipynb_checkpoints", "runs")
+    )
     assert address(tmp_path) == "", "run `make address`"
 
 
