@@ -26,10 +26,10 @@ LINK = re.compile(r"(!?)\[([^\[\]]*)\]\(([^)\s:#]+)(#[^)\s]*)?\)")
 
 
 def repository() -> str:
-    """The repository's address, where one is set; else empty."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    address: str = project.get("urls", {}).get("Repository", "")
-    return address.rstrip("/")
+    """The repository's address, from the one setting that `make address` writes; empty where none is set."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    name = settings.get("saelab", {}).get("repository", "")
+    return f"https://github.com/{name}" if name else ""
 
 
 def sources(*patterns: str) -> list[Path]:

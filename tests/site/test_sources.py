@@ -61,3 +61,19 @@ def test_links_to_files_outside_the_site_lead_to_the_repository_or_are_words(
         inside = {Path("docs/large_runs.md"), Path("docs/pictures/lab.png")}
         mended = make_site.mend_links(f"See {link}.", page=Path("tutorials/one.ipynb"), inside=inside)
         assert mended == f"See {expected}."
+
+
+@pytest.mark.parametrize(
+    ("setting", "address"),
+    [
+        ('[tool.saelab]\nrepository = "me/fork"', "https://github.com/me/fork"),
+        ('[tool.saelab]\nrepository = ""', ""),
+        ("[tool.other]", ""),
+    ],
+)
+def test_the_address_is_the_one_that_make_address_sets(
+    setting: str, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pyproject.toml").write_text(setting)
+    monkeypatch.setattr(make_site, "ROOT", tmp_path)
+    assert make_site.repository() == address
