@@ -30,6 +30,9 @@ class Tutorial(IPyNbFile):  # type: ignore[misc]
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("XDG_CACHE_HOME", str(here / "cache"))
             patch.setenv("HF_HUB_OFFLINE", "1")
+            # nbval reads what a cell says once it has run: of a long cell on a slow machine, more messages of progress
+            # bars would wait than the sockets keep, and the last one, by which it knows the end, would be lost.
+            patch.setenv("TQDM_MININTERVAL", "1")
             super().setup()  # starts the kernel
         # Not beside the notebooks, where a reader's own runs may be.
         moved = self.kernel.execute_cell_input(f"import os; os.chdir({str(here)!r}); del os", allow_stdin=False)
@@ -46,6 +49,8 @@ class WithinLimits(pytest.Item):
     parent: Any
 
     def runtest(self) -> None:
+        if not self.parent.kernel.is_alive():
+            pytest.fail(f"{self.path.name} was not run to its end: its kernel is gone", pytrace=False)
         seconds, peak = time.monotonic() - self.parent.begun, peak_memory(self.parent.kernel.km.provisioner.pid)
         self.add_report_section("call", "tutorial", f"{seconds:.0f} s, {peak / 1e6:,.0f} MB")
         if seconds > MAX_SECONDS or peak > MAX_BYTES:
