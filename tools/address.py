@@ -20,8 +20,7 @@ BRANCH = "main"
 FIRST_TUTORIAL = "00_start_here.ipynb"
 
 SETUP = """\
-# Only Google Colab needs this cell: it installs SAELab there, beside Colab's
-# own torch. Elsewhere it does nothing.
+# For Google Colab alone, where it installs SAELab; elsewhere it does nothing.
 import sys
 from importlib.metadata import version
 from importlib.util import find_spec

@@ -75,8 +75,10 @@ def film(page: Page, address: str) -> tuple[list[Image.Image], Image.Image]:
     """The frames, and the still."""
     page.goto(f"{address}/?token={TOKEN}")
     wait_for_kernel(page, "00_start_here.ipynb")
-    page.locator(".jp-MarkdownCell", has_text="Things to try").first.click()
-    command(page, "notebook:run-all-above")  # what the cells below the lab compute would slow it down
+    # Up to the lab and no further: what the cells below it compute would slow it down.
+    page.locator(".jp-CodeCell", has_text="lab = TrainingLab(").first.click()
+    command(page, "notebook:run-all-above")
+    command(page, "notebook:run-cell")
     page.locator(".saelab-training-lab").first.wait_for(timeout=300 * SECONDS)
     command(page, "application:toggle-left-area")
     lab = page.locator(".saelab-training-lab").first
