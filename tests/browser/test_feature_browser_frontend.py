@@ -548,6 +548,21 @@ def test_the_keyboard_reaches_every_control_and_shows_where_it_is(mount: Mount, 
     assert reached == [*controls, *["token"] * 8, *["near"] * 5]
 
 
+@pytest.mark.parametrize("place", [".saelab-near", ".saelab-token[tabindex='0']"])
+def test_the_focus_stays_at_its_place_when_another_feature_is_shown(
+    mount: Mount, state: State, browser_widget: FeatureBrowser, place: str
+) -> None:
+    page = mount("feature_browser", state)
+    where = f"() => [...document.querySelectorAll(`{place}`)].indexOf(document.activeElement)"
+    page.locator(place).nth(2).focus()
+    for feature in state["readings"][3]["feature"], state["readings"][4]["feature"]:
+        page.evaluate("(feature) => model.set('feature', feature)", feature)
+        answer(page, browser_widget)
+        assert page.evaluate(where) == 2
+    page.keyboard.press("Tab")
+    assert page.evaluate(where) == 3  # Tab goes on, not back to the first
+
+
 def test_closing_the_widget_leaves_nothing_behind(mount: Mount, state: State) -> None:
     page = mount("feature_browser", state)
     assert page.evaluate("() => model.listeners") > 0

@@ -1,12 +1,7 @@
-"""Tutorials pass "Restart kernel and run all" in a real JupyterLab, and show their widgets.
-
-nbval executes all of them in each run of the suite. In JupyterLab each takes as long again, so that the suite runs two,
-and `make test-tutorials` all.
-"""
+"""Each tutorial passes "Restart kernel and run all" in a real JupyterLab, and shows its widgets."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -26,11 +21,6 @@ from live_notebook import (  # type: ignore[import-not-found]
     restart_and_run_all,
 )
 
-NAMES = (
-    sorted(path.stem for path in TUTORIALS.glob("*.ipynb"))
-    if os.environ.get("SAELAB_EVERY_TUTORIAL")
-    else ["02_shrinkage", "04_gated"]
-)
 PANEL = "window.jupyterapp.shell.currentWidget"
 
 
@@ -46,7 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, tutorial_caches: Path) -> I
         yield address
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted(path.stem for path in TUTORIALS.glob("*.ipynb")))
 def test_tutorial_restarts_and_runs_all_with_no_error_and_shows_its_widgets(
     browser: Browser, server: str, name: str
 ) -> None:

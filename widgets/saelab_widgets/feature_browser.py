@@ -344,6 +344,8 @@ class FeatureBrowser(Instrument, HasSAE):
         settled = time.monotonic() + SETTLE_SECONDS
         while time.monotonic() < settled and not self._task.superseded:
             time.sleep(0.01)
+        if self._task.superseded:
+            return
         on = self._materials(sae)
         n_taken, n_rows = 0, _PASSES * len(on.store)
 

@@ -19,6 +19,15 @@ export function setText(element: Element, text: string): void {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** Replaces the children. Where one of them has the focus, that at its place has it after: keys go on from there. */
+export function replaceChildren(parent: Element, children: readonly Element[]): void {
+  const at = [...parent.children].findIndex((child) => child.matches(":focus-within"));
+  parent.replaceChildren(...children);
+  if (at < 0) return;
+  const next = children[Math.min(at, children.length - 1)];
+  next?.querySelector<HTMLElement>("button, [tabindex='0']")?.focus({ preventScroll: true });
+}
+
 /** An id that differs between widgets, each of which loads its own copy of this module. */
 export function uniqueId(prefix: string): string {
   return `saelab-${prefix}-${Math.random().toString(36).slice(2, 10)}`;

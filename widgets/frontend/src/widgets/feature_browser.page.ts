@@ -1,5 +1,5 @@
 import { type ChartSpec } from "../line_chart";
-import { h, KEEP_KEYS, setText } from "../dom";
+import { h, KEEP_KEYS, replaceChildren, setText } from "../dom";
 import { type Context, type Effect, type Reading, shade, visible, visibleAlone } from "../feature_browser_math";
 import { formatCount, formatFixed, formatSigned } from "../format";
 import { createPlot } from "../plot";
@@ -91,8 +91,9 @@ export function createPage({ charts, ...context }: PageContext, life: AbortSigna
       raised.replaceChildren(...reading.raised.map((effect) => effectRow(effect, largest)));
       lowered.replaceChildren(...reading.lowered.map((effect) => effectRow(effect, largest)));
       noPath.hidden = reading.raised.length > 0;
-      nearest.replaceChildren(
-        ...reading.nearest.map(({ feature, cosine }) => nearRow(feature, cosine, context.topToken(feature), context.choose)),
+      replaceChildren(
+        nearest,
+        reading.nearest.map(({ feature, cosine }) => nearRow(feature, cosine, context.topToken(feature), context.choose)),
       );
     },
   };
@@ -251,9 +252,12 @@ function createContexts(life: AbortSignal): { element: HTMLElement; show(reading
     show(reading) {
       const items = reading.contexts.map((context, index) => contextItem(context, index, reading.max_activation));
       lines = items.map(({ line }) => line);
-      list.replaceChildren(...items.map(({ item }) => item));
-      element.hidden = items.length === 0;
       readOut(null);
+      replaceChildren(
+        list,
+        items.map(({ item }) => item),
+      );
+      element.hidden = items.length === 0;
       center();
     },
   };

@@ -2,7 +2,7 @@ import { assign, type Model, onChange, type RenderContext } from "../anywidget";
 import { decodeFloat32, Table } from "../buffers";
 import { stepDomain } from "../chart_scale";
 import { createButton, createNumber, createRadios, createSelect, createToggles, type Option } from "../controls";
-import { h, KEEP_KEYS, setText } from "../dom";
+import { h, KEEP_KEYS, replaceChildren, setText } from "../dom";
 import { formatCount, formatRate } from "../format";
 import { atMostEvery, oncePerFrame } from "../frame";
 import type { Kernel } from "../kernel";
@@ -159,7 +159,7 @@ function createRuns(model: LabModel, kernel: Kernel, life: AbortSignal): HTMLEle
       button.addEventListener("click", () => kernel.ask({ kind: "forget_run", run_id: id }));
       return h("li", {}, text, button);
     });
-    list.replaceChildren(...items);
+    replaceChildren(list, items);
     list.hidden = items.length === 0;
   };
   onChange(model, ["runs"], life, show);
