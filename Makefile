@@ -5,14 +5,13 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test check test-tutorials tutorials frontend picture address dist check-dist check-binder bench-widgets pareto probes \
+.PHONY: help lab test check tutorials frontend picture address dist check-dist check-binder bench-widgets pareto probes \
 	site check-site lock benchmarks bench check-interchange clean
 
 help:
 	@echo "make lab         open JupyterLab on the tutorials    (make lab ARGS=\"--no-browser --port 9999\")"
 	@echo "make lab CPU=1   the same with torch's CPU build     (Linux without an NVIDIA card)"
 	@echo "make test        run the whole suite"
-	@echo "make test-tutorials  execute all tutorials, in JupyterLab too (the suite takes two of them there)"
 	@echo "make check       formatting, lint, spelling and types only"
 	@echo "make tutorials   execute the tutorials, keep their outputs (ARGS=\"02 04\": only these)"
 	@echo "make frontend    build the widgets' front end        (needs Node.js)"
@@ -55,10 +54,6 @@ check: $(VENV)/.installed-dev
 test: check
 	$(BIN)/python tests/browser/chromium.py
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
-
-test-tutorials: $(VENV)/.installed-dev
-	$(BIN)/python tests/browser/chromium.py
-	HF_HUB_OFFLINE=1 SAELAB_EVERY_TUTORIAL=1 $(BIN)/python -m pytest tutorials tests/browser/test_tutorials_in_jupyterlab.py
 
 tutorials: $(VENV)/.installed-dev
 	$(BIN)/python tests/tutorials/execute.py $(ARGS)

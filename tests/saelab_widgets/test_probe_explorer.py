@@ -14,11 +14,13 @@ import torch
 import traitlets
 from saelab_widgets import ProbeExplorer, probe_explorer
 from saelab_widgets.instrument import Instrument
-from saelab_widgets.probe_results import COLUMNS, REPRESENTATIONS, C
+from saelab_widgets.probe_results import COLUMNS, REPRESENTATIONS, C, LiveCodes, codes_of
 from saelab_widgets.sources import follow
 
 import saelab
-from saelab import GatedSAE, LabelledSet, compare_representations, probe
+from saelab import GatedSAE, JumpReLUSAE, LabelledSet, RescaleShiftSAE, StandardSAE, compare_representations, probe
+from saelab.activations import ActivationStore
+from saelab.autoencoders import SparseAutoencoder
 from saelab.probing import HeldOut, pool_reports
 
 LAYERS, L1S = (0, 2), (1.0, 4.0)
@@ -158,6 +160,56 @@ def test_a_gate_threshold_fits_both_probes_anew_and_zero_goes_back(
     explorer.wait()
     assert explorer.live == explorer.live_wrong == b""
     assert list(explorer.wrong_texts().index) == looked_up
+
+
+@pytest.mark.parametrize("architecture", [StandardSAE, GatedSAE, RescaleShiftSAE, JumpReLUSAE])
+def test_codes_at_one_threshold_after_the_other_are_the_whole_codes_but_for_the_columns_that_are_off(
+    architecture: type[SparseAutoencoder],
+) -> None:
+    one, data = architecture(8, 24, seed=5), texts()
+    with torch.no_grad():
+        one.W_enc.mul_(10)
+        for name in one.feature_parameters:
+            getattr(one, name).copy_(0.3 * torch.randn(24, generator=torch.Generator().manual_seed(2)))
+    live = LiveCodes(data, one)
+    for threshold in (-2.0, -0.1, 0.0, 0.15, 0.6, 0.15):
+        one.gate_threshold = threshold
+        whole, n_active, l0 = codes_of(data, one)
+        found, n_found, l0_found = live.at(threshold)
+        assert n_found == n_active > 0 and l0_found == pytest.approx(l0)
+        assert torch.equal(found.x, whole.x[:, whole.x.any(dim=0)])
+        assert np.array_equal(found.texts, data.texts)
+
+
+def test_codes_of_texts_that_are_means_over_tokens_are_those_of_the_tokens_at_any_threshold() -> None:
+    one, data = sae(1, 1.0), texts()
+    tokens = torch.arange(2 * len(data.x))
+    store = ActivationStore(
+        activations=torch.cat([data.x + 0.5, data.x - 0.5]),
+        token_ids=tokens,
+        text_indices=tokens % len(data.x),
+        positions=tokens // len(data.x),
+        scale=1.0,
+        model_name="m",
+        hook="h",
+    )
+    live = LiveCodes(replace(data, store=store), one)
+    for threshold in (0.1, 0.0):
+        found = live.at(threshold)[0].x
+        one.gate_threshold = threshold
+        expected = (one.encode(data.x + 0.5) + one.encode(data.x - 0.5)) / 2
+        torch.testing.assert_close(found, expected)
+
+
+def test_the_threshold_acts_on_the_sae_that_is_chosen_now(explorer: ProbeExplorer, saes: Saes) -> None:
+    explorer.gate_threshold = 0.1
+    for layer, l1 in ((2, 4.0), (2, 1.0), (0, 1.0)):
+        explorer.layer, explorer.l1_coefficient = layer, l1
+        explorer.wait()
+        one = copy.deepcopy(saes[layer][l1])
+        one.gate_threshold = 0.1
+        numbers = dict(zip(COLUMNS, explorer._live_numbers()[0].tolist(), strict=True))
+        assert numbers["l0"] == pytest.approx(codes_of(explorer._data[layer], one)[2])
 
 
 def test_of_many_thresholds_the_last_is_what_is_shown(explorer: ProbeExplorer) -> None:

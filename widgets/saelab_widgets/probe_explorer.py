@@ -148,7 +148,9 @@ class ProbeExplorer(Instrument, HasSAE):
         self._tested = {part: probe_results.tested_rows(first, part) for part in self._parts}
         self._numbers = np.stack([one.numbers for one in results])
         self._wrong = np.stack([one.wrong for one in results])
-        self._probes: tuple[tuple[int, str], probe_results.LiveProbes] | None = None  # of what was asked for last
+        # Of what was asked for last; and no more, since each holds as much as the texts.
+        self._codes: tuple[tuple[int, int], probe_results.LiveCodes] | None = None
+        self._probes: tuple[tuple[int, str], probe_results.LiveProbes] | None = None
         self._task = LatestTask(self._show_error)
         super().__init__(
             layer=1 if 1 in self._layers else self._layers[0],
@@ -279,7 +281,7 @@ class ProbeExplorer(Instrument, HasSAE):
                 self._task.submit(self._look_up)  # in turn, so that no job that still runs comes after it
             else:
                 # The page says by itself that it waits: a message more would come before the answer, and delay it.
-                self._task.submit(partial(self._fit_anew, copy.deepcopy(self.sae), self._chosen()))
+                self._task.submit(partial(self._fit_anew, self.gate_threshold, self._chosen()))
             if change["name"] != "part":
                 self._sae_has_changed()
 
@@ -290,10 +292,14 @@ class ProbeExplorer(Instrument, HasSAE):
             self.live, self.live_wrong = b"", b""
             self.status = f"Looked up: probes with C = {C:g}, {len(self.texts):,} texts."
 
-    def _fit_anew(self, sae: SparseAutoencoder, place: tuple[int, int, int]) -> None:
+    def _fit_anew(self, gate_threshold: float, place: tuple[int, int, int]) -> None:
         start = time.perf_counter()
-        data, part = self._data[self._layers[place[0]]], self._parts[place[2]]
-        codes, n_active, l0 = probe_results.codes_of(data, sae)
+        layer, part = self._layers[place[0]], self._parts[place[2]]
+        data = self._data[layer]
+        if self._codes is None or self._codes[0] != place[:2]:
+            sae = copy.deepcopy(self._saes[layer][self._l1s[place[1]]])
+            self._codes = place[:2], probe_results.LiveCodes(data, sae)
+        codes, n_active, l0 = self._codes[1].at(gate_threshold)
         if self._probes is None or self._probes[0] != (place[0], part):
             self._probes = (place[0], part), probe_results.LiveProbes(data, part)
         probes = self._probes[1]
@@ -301,12 +307,12 @@ class ProbeExplorer(Instrument, HasSAE):
         if self._task.superseded:
             return
         on_pca = probes.of_pca(n_active)
-        numbers = [*place, sae.gate_threshold, *on_codes.numbers(l0), *on_pca.numbers(math.nan)]
+        numbers = [*place, gate_threshold, *on_codes.numbers(l0), *on_pca.numbers(math.nan)]
         with self.hold_sync():
             self.live = np.array(numbers, dtype=np.float32).tobytes()
             self.live_wrong = b"".join(one.wrong(len(data.x)).tobytes() for one in (on_codes, on_pca))
             seconds = time.perf_counter() - start
-            self.status = f"At gate threshold {sae.gate_threshold:g}: encoded and fitted anew in {seconds:.2f} s."
+            self.status = f"At gate threshold {gate_threshold:g}: encoded and fitted anew in {seconds:.2f} s."
 
 
 class _Layer(NamedTuple):
