@@ -27,7 +27,8 @@ _ACCEPTED = (
 def save(sae: SparseAutoencoder, path: str | os.PathLike[str]) -> Path:
     """Write ``sae`` to one file, atomically: whoever reads ``path`` finds the old file or the new one, whole.
 
-    `load` brings it back. The name customarily ends in ``.safetensors``.
+    `load` brings it back. The name customarily ends in ``.safetensors``. Raises a TypeError for an SAE of a class that
+    is not in `ARCHITECTURES`.
     """
     return write_tensors(path, *describe(sae))
 
@@ -138,7 +139,16 @@ def export(
 
 
 def describe(sae: SparseAutoencoder) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An SAE as tensors by name, and the header from which `rebuild` makes it anew."""
+    """An SAE as tensors by name, and the header from which `rebuild` makes it anew.
+
+    Raises a TypeError for a class that is not in `ARCHITECTURES`: its file would be read as that of another class.
+    """
+    if ARCHITECTURES.get(sae.architecture) is not type(sae):
+        name = type(sae).__name__
+        raise TypeError(
+            f"a file of architecture {sae.architecture!r} is not read as a {name}; give {name} an `architecture` of its "
+            f"own, and add it: saelab.ARCHITECTURES[{name}.architecture] = {name}"
+        )
     tensors = {_SAE + name: tensor for name, tensor in sae.state_dict().items()}
     settings = {**sae.settings(), "dtype": str(sae.W_enc.dtype).removeprefix("torch.")}
     return tensors, {

@@ -143,7 +143,8 @@ class Trainer:
     Raises
     ------
     TypeError, ValueError
-        Activations that are empty, of another width than the SAE, or hold NaN.
+        Activations that are empty, of another width than the SAE, or hold NaN; with a ``folder``, an SAE of a class
+        that a checkpoint would not bring back.
     FileExistsError
         ``folder`` already holds a checkpoint.
 
@@ -170,6 +171,8 @@ class Trainer:
             sae.trained_on = activations.trained_on
         self.config = config or TrainingConfig()
         self.folder = None if folder is None else Path(folder)
+        if folder is not None:
+            describe(sae)  # raises now what else would end the run at its first checkpoint
         if self.folder is not None and (self.folder / CHECKPOINT).exists():
             raise FileExistsError(
                 f"{self.folder} already holds a run; go on with it by Trainer.resume({str(self.folder)!r}, activations)"

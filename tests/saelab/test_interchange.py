@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from saelab import (
+    ARCHITECTURES,
     GatedSAE,
     JumpReLUSAE,
     RescaleShiftSAE,
@@ -25,7 +26,9 @@ from saelab import (
     load,
     save,
     superposition,
+    sweep,
 )
+from saelab.sparse import Entries
 from saelab.tensor_files import read_tensors, write_tensors
 from saelab.training import CHECKPOINT
 
@@ -76,6 +79,28 @@ def test_saving_again_replaces_the_file(tmp_path: Path) -> None:
     path = save(StandardSAE(6, 10), tmp_path / "sae.safetensors")
     save(GatedSAE(6, 10), path)
     assert isinstance(load(path), GatedSAE)
+
+
+def test_a_class_that_a_file_would_not_bring_back_is_not_written_under_the_name_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Halved(GatedSAE):
+        def magnitude(self, entries: Entries, pi_gate: torch.Tensor) -> torch.Tensor:
+            return super().magnitude(entries, pi_gate) / 2
+
+    x = torch.randn(64, 6)
+    for write in (
+        lambda: save(Halved(6, 10), tmp_path / "sae.safetensors"),
+        lambda: Trainer(Halved(6, 10), x, folder=tmp_path / "run"),
+        lambda: sweep(lambda: Halved(6, 10), x, [1.0], folder=tmp_path / "sweep", progress=False),
+    ):
+        with pytest.raises(TypeError, match=r"'gated' is not read as a Halved.*saelab.ARCHITECTURES\[Halved"):
+            write()
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(Halved, "architecture", "halved")
+    monkeypatch.setitem(ARCHITECTURES, "halved", Halved)
+    sae = Halved(6, 10)
+    assert_same(load(save(sae, tmp_path / "sae.safetensors")), sae)
 
 
 def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

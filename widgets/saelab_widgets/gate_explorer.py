@@ -526,7 +526,7 @@ def _picture(explorer: GateExplorer) -> bytes:
         ax.set_title(f"{spec['label']}  {value:.{spec['digits']}f}", fontsize=9, color=INK)
         ax.set_xlabel("gate threshold", fontsize=8, color=INK)
     for ax in figure.axes:
-        ax.tick_params(labelsize=7, colors=INK)
+        ax.tick_params(which="both", labelsize=7, colors=INK)
         ax.grid(alpha=0.25)
         ax.spines[["top", "right"]].set_visible(False)
     return as_png(figure)

@@ -241,7 +241,7 @@ class ParetoExplorer(Instrument, HasSAE):
                 _make_log(ax, kind)
             if spec["reference"] is not None:
                 across(spec["reference"]["value"], color=INK, linewidth=0.8, linestyle="--", zorder=1)
-        ax.tick_params(labelsize=8, colors=INK)
+        ax.tick_params(which="both", labelsize=8, colors=INK)
         ax.grid(alpha=0.25)
         ax.spines[["top", "right"]].set_visible(False)
         if ax.get_legend_handles_labels()[1]:

@@ -33,14 +33,14 @@ def line_charts_png(rows: "pd.DataFrame", charts: list[dict[str, Any]], *, title
                 chart["reference"]["value"], color=INK, linewidth=0.8, linestyle="--", label=chart["reference"]["label"]
             )
         if ax.get_legend_handles_labels()[1]:
-            ax.legend(fontsize=7, labelcolor=INK, frameon=False)
+            ax.legend(fontsize=7, labelcolor=INK, framealpha=0.8, edgecolor="none")
         ax.set_yscale(chart["scale"])
         ax.set_ylim(*chart["domain"])
         last = rows[chart["column"]].dropna()
         value = f"{last.iloc[-1]:.{chart['digits']}f}" if len(last) else "-"
         ax.set_title(f"{chart['label']}  {value}", fontsize=9, color=INK)
         ax.set_xlabel("step", fontsize=8, color=INK)
-        ax.tick_params(labelsize=7, colors=INK)
+        ax.tick_params(which="both", labelsize=7, colors=INK)
         ax.grid(alpha=0.25)
         ax.spines[["top", "right"]].set_visible(False)
     return as_png(figure)

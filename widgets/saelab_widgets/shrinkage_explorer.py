@@ -375,7 +375,7 @@ class ShrinkageExplorer(Instrument, HasSAE):
         self._draw_biases(biases)
         for ax in (magnitudes, biases):
             ax.legend(fontsize=7, labelcolor=INK, frameon=False)
-            ax.tick_params(labelsize=7, colors=INK)
+            ax.tick_params(which="both", labelsize=7, colors=INK)
             ax.spines[["top", "right"]].set_visible(False)
         return as_png(figure)
 
