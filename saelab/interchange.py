@@ -146,8 +146,8 @@ def describe(sae: SparseAutoencoder) -> tuple[dict[str, Tensor], dict[str, Any]]
     if ARCHITECTURES.get(sae.architecture) is not type(sae):
         name = type(sae).__name__
         raise TypeError(
-            f"a file of architecture {sae.architecture!r} is not read as a {name}; give {name} an `architecture` of its "
-            f"own, and add it: saelab.ARCHITECTURES[{name}.architecture] = {name}"
+            f"a file of architecture {sae.architecture!r} is not read as a {name}; give {name} an `architecture` of "
+            f"its own, and add it: saelab.ARCHITECTURES[{name}.architecture] = {name}"
         )
     tensors = {_SAE + name: tensor for name, tensor in sae.state_dict().items()}
     settings = {**sae.settings(), "dtype": str(sae.W_enc.dtype).removeprefix("torch.")}

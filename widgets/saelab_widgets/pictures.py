@@ -33,7 +33,15 @@ def line_charts_png(rows: "pd.DataFrame", charts: list[dict[str, Any]], *, title
                 chart["reference"]["value"], color=INK, linewidth=0.8, linestyle="--", label=chart["reference"]["label"]
             )
         if ax.get_legend_handles_labels()[1]:
-            ax.legend(fontsize=7, labelcolor=INK, framealpha=0.8, edgecolor="none")
+            in_a_row = {
+                "ncols": 3,
+                "handlelength": 1.2,
+                "handletextpad": 0.4,
+                "columnspacing": 0.9,
+                "borderaxespad": 0.1,
+            }
+            ax.legend(loc="upper right", fontsize=7, labelcolor=INK, frameon=False, **in_a_row)
+            ax.margins(y=0.15)  # room for it where the domain is not given
         ax.set_yscale(chart["scale"])
         ax.set_ylim(*chart["domain"])
         last = rows[chart["column"]].dropna()
