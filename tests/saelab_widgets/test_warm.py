@@ -7,6 +7,8 @@ import pytest
 import torch
 from saelab_widgets import materials, warm
 
+import saelab
+
 HOOK = "blocks.2.hook_resid_post"
 N_TOKENS = 2_000
 
@@ -23,6 +25,19 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def forget() -> None:
     materials.activations_at.cache_clear()
     materials.snippets_at.cache_clear()
+    materials.default_sae.cache_clear()
+
+
+def test_the_default_sae_is_trained_once_and_then_read(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(materials, "DEFAULT_TOKENS", N_TOKENS)
+    trained, store = materials.default_sae("gated", HOOK, d_sae=32, n_steps=3)
+    assert trained.trained_on == store.trained_on and len(list((cache / "sae").iterdir())) == 1
+    materials.default_sae.cache_clear()
+    monkeypatch.setattr(saelab.Trainer, "run", lambda *args, **settings: pytest.fail("it was trained again"))
+    again, _ = materials.default_sae("gated", HOOK, d_sae=32, n_steps=3)
+    assert again is not trained and again.trained_on == trained.trained_on
+    for name, weight in trained.named_parameters():
+        assert torch.equal(again.get_parameter(name), weight)
 
 
 def test_warmed_activations_and_snippets_are_those_that_would_be_computed(

@@ -19,7 +19,7 @@ from saelab.autoencoders import ARCHITECTURES, SparseAutoencoder, TrainedOn
 from saelab.language_models import EMBEDDED_MODEL
 from saelab.probing import LabelledActivations, LabelledSet, SentimentSplit, labelled_snippets, probe
 from saelab.tensor_files import read_tensors, write_atomically
-from saelab.training import Trainer, TrainingConfig
+from saelab.training import TrainingConfig
 from saelab_widgets.background import one_thread_on_small_machines
 
 if TYPE_CHECKING:
@@ -96,15 +96,21 @@ def default_sae(
 ) -> tuple[SparseAutoencoder, ActivationStore]:
     """What a widget shows where it is given no SAE: one trained for some seconds, and its activations; kept likewise.
 
-    It has not seen the last `HELD_OUT` rows of the store. It is shared: take a copy before changing it.
+    It has not seen the last `HELD_OUT` rows of the store. It is shared: take a copy before changing it. Its file is in
+    the user's cache, and read from there next time.
     """
     store = activations_at(EMBEDDED_MODEL, hook, DEFAULT_TOKENS)
-    x = store.activations[: len(store) - HELD_OUT]
-    sae = ARCHITECTURES[architecture](x.shape[1], d_sae)
-    sae.trained_on = store.trained_on
+    x, held_out = store.activations[:-HELD_OUT], store.activations[-HELD_OUT:]
+
+    def untrained() -> SparseAutoencoder:
+        sae = ARCHITECTURES[architecture](x.shape[1], d_sae)
+        sae.trained_on = store.trained_on
+        return sae
+
+    config, folder = TrainingConfig(n_steps=n_steps), cache_folder("sae")
     with one_thread_on_small_machines():  # several would wait for one another where another notebook trains
-        Trainer(sae, x, TrainingConfig(n_steps=n_steps, l1_coefficient=l1_coefficient)).run()
-    return sae, store
+        table = saelab.sweep(untrained, x, [l1_coefficient], config=config, test=held_out, folder=folder)
+    return saelab.load(table.path[0]), store
 
 
 def trained_at(sae: SparseAutoencoder) -> TrainedOn:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +23,7 @@ from saelab_widgets import probe_results
 from saelab_widgets.background import LatestTask
 from saelab_widgets.instrument import STATIC, Instrument
 from saelab_widgets.materials import cache_folder, language_model, trained_at
+from saelab_widgets.pictures import as_png
 from saelab_widgets.probe_results import COLUMNS, EACH_BLOCK, REPRESENTATIONS, STRATIFIED, C, Results
 from saelab_widgets.quantities import chart, knob, other_line
 from saelab_widgets.sources import HasSAE, Source, sae_of
@@ -236,9 +236,8 @@ class ProbeExplorer(Instrument, HasSAE):
         columns = ["layer", "representation", *COLUMNS]
         table = table[columns].replace({"representation": _FIGURE_NAMES})
         figure = probe_by_layer(table, title=title, size=(8.5, 3.9))
-        buffer = BytesIO()
-        figure.savefig(buffer, format="png", dpi=80)
-        return buffer.getvalue()
+        figure.set_dpi(80)
+        return as_png(figure)
 
     def _score(self) -> str:
         n_wrong = len(probe_results.rows_of(self._chosen_wrong(), len(self.texts)))

@@ -14,6 +14,7 @@ from saelab_widgets.materials import (
     DEFAULT_HOOK,
     DEFAULT_TOKENS,
     cache_folder,
+    default_sae,
     default_sweep,
     language_model,
     warmed_activations,
@@ -35,6 +36,7 @@ def main() -> None:
     start = time.monotonic()
     steps: dict[str, Callable[[], object]] = {
         "activations": warm_activations,
+        "the SAE of GateExplorer and FeatureBrowser": default_sae,
         "the sweep of ParetoExplorer": default_sweep,
         "the probes of ProbeExplorer": ProbeExplorer,
     }
