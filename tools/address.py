@@ -80,7 +80,7 @@ def readme(text: str, repository: str) -> str:
             f"[![Binder](https://mybinder.org/badge_logo.svg)]({binder_link(repository, FIRST_TUTORIAL)})\n"
             f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
             f"({colab_link(repository, FIRST_TUTORIAL)})\n\n"
-            f"`git clone https://github.com/{repository}`, and there:\n\n"
+            f"Clone it with `git clone https://github.com/{repository}`.\n\n"
         )
     return between_marks(text, "<!-- address -->", content)
 

@@ -140,7 +140,4 @@ def what_repair_changes(answer: Mapping[str, str]) -> None:
             "such as {'L0': 'stays', ...}: a word for each of the three",
         )
     for name, (right, others) in _CHOICES.items():
-        try:
-            expect_choice(answer[name], right, others)
-        except Wrong as error:
-            raise Wrong(f"{name}: {error.seen}", error.expected, error.hint) from None
+        expect_choice(answer[name], right, others, of=name)

@@ -24,7 +24,7 @@ def higher_price(answer: Mapping[str, str | None]) -> None:
         if (word := answer[name]) is None:
             raise NotImplementedError("replace each None above")
         others = {"rises", "falls", "stays"} - {right}
-        expect_choice(word, right, dict.fromkeys(others, f"{name}: {hint}"))
+        expect_choice(word, right, dict.fromkeys(others, hint), of=name)
 
 
 @exercise

@@ -114,12 +114,12 @@ def standard_encode(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) 
 
 
 L0_HINTS: Mapping[str, str] = {
-    "rises": "L0: each feature that is on costs more now; would you have more of them on?",
-    "stays": "L0: a weak feature saves little error; is it still worth twice the price?",
+    "rises": "each feature that is on costs more now; would you have more of them on?",
+    "stays": "a weak feature saves little error; is it still worth twice the price?",
 }
 FVU_HINTS: Mapping[str, str] = {
-    "falls": "FVU: with less to spend on codes, can the reconstruction come closer to x?",
-    "stays": "FVU: the loss is a sum of two terms; what gives way where the other one gets dearer?",
+    "falls": "with less to spend on codes, can the reconstruction come closer to x?",
+    "stays": "the loss is a sum of two terms; what gives way where the other one gets dearer?",
 }
 
 
@@ -131,5 +131,5 @@ def doubling_the_l1_penalty(answer: tuple[str, str]) -> None:
             "your prediction", repr(answer), "two words, such as (..., ...)", "first what L0 does, then what FVU does"
         )
     l0, fvu = answer
-    expect_choice(l0, "falls", L0_HINTS)
-    expect_choice(fvu, "rises", FVU_HINTS)
+    expect_choice(l0, "falls", L0_HINTS, of="L0")
+    expect_choice(fvu, "rises", FVU_HINTS, of="FVU")

@@ -196,15 +196,20 @@ def wrong(what: str, seen: Any, expected: Any, hint: str) -> NoReturn:
     raise Wrong(f"{what}: {shown(seen)}", shown(expected), hint)
 
 
-def expect_choice(answer: str, right: str, others: Mapping[str, str]) -> None:
-    """A prediction in words: ``others`` are the options that are not right, each with its hint. Raises `Wrong`."""
+def expect_choice(answer: str, right: str, others: Mapping[str, str], of: str = "") -> None:
+    """A prediction in words: ``others`` are the options that are not right, each with its hint. Raises `Wrong`.
+
+    Of several predictions, ``of`` is the name of this one.
+    """
+    of = of and f"{of}: "
     options = sorted([right, *others])
     given = str.lower(str.strip(answer)) if isinstance(answer, str) else answer  # of a subclass, a plain string
     if given == right:
         return
     if given not in others:
-        raise Wrong(shown(answer), f"one of {', '.join(map(repr, options))}", "write one of these, in quotes")
-    raise Wrong(repr(given), "another option", others[given])
+        allowed = f"{of}one of {', '.join(map(repr, options))}"
+        raise Wrong(f"{of}{shown(answer)}", allowed, "write one of these, in quotes")
+    raise Wrong(f"{of}{given!r}", f"{of}another option", others[given])
 
 
 def shown(value: Any) -> str:

@@ -612,6 +612,18 @@ def test_text_and_curves_stand_out_in_both_themes(mount: Mount, theme: str, body
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_button_is_as_legible_under_the_pointer(mount: Mount, theme: str) -> None:
+    page = mount("training_lab", traits(), theme=theme)
+    for action in ("toggle", "reset"):
+        button = page.locator(f"[data-action={action}]")
+        at_rest = button.evaluate("(e) => getComputedStyle(e).backgroundColor")
+        button.hover()
+        assert button.evaluate("(e) => getComputedStyle(e).backgroundColor") != at_rest
+        results = Axe().run(page, context=f"[data-action={action}]", options={"runOnly": ["color-contrast"]})
+        assert results.violations_count == 0, results.generate_report()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("architecture", ["gated", "standard"])
 def test_axe_finds_no_violations(mount: Mount, theme: str, architecture: str) -> None:
     page = mount("training_lab", traits(architecture=architecture, error="Something broke."), theme=theme)

@@ -108,19 +108,19 @@ def test_a_wrong_encode_fails_with_its_own_hint(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "hint"),
+    ("answer", "seen", "hint"),
     [
-        (("rises", "rises"), "L0: each feature"),
-        (("stays", "rises"), "L0: a weak feature"),
-        (("falls", "falls"), "FVU: with less"),
-        (("falls", "stays"), "FVU: the loss"),
-        ("falls", "first what L0 does"),
-        (("falls", "up"), "one of these"),
+        (("rises", "rises"), "L0: 'rises'", "each feature"),
+        (("stays", "rises"), "L0: 'stays'", "a weak feature"),
+        (("falls", "falls"), "FVU: 'falls'", "with less"),
+        (("falls", "stays"), "FVU: 'stays'", "the loss"),
+        ("falls", "falls", "first what L0 does"),
+        (("falls", "up"), "FVU: up", "one of these"),
     ],
 )
-def test_a_wrong_prediction_of_the_l1_penalty_has_its_own_hint(answer: Any, hint: str) -> None:
+def test_a_wrong_prediction_of_the_l1_penalty_has_its_own_hint(answer: Any, seen: str, hint: str) -> None:
     verdict = check.doubling_the_l1_penalty(answer)
-    assert verdict.state == "failed" and hint in verdict.hint, verdict
+    assert verdict.state == "failed" and seen in verdict.seen and hint in verdict.hint, verdict
 
 
 def test_what_the_check_takes_for_right_is_what_training_does() -> None:

@@ -106,6 +106,7 @@ export function createLineChart(spec: ChartSpec, life: AbortSignal, options: Lin
   const eventLayer = plot.under.append("g").attr("class", "saelab-events");
   const ghostLayer = plot.marks.append("g").attr("class", "saelab-ghosts");
   const reference = plot.marks.append("line").attr("class", "saelab-reference");
+  const referenceLabel = plot.marks.append("text").attr("class", "saelab-reference-label").text(spec.reference?.label ?? "");
   const otherPaths = spec.others.map(({ color, dash }) =>
     plot.marks
       .append("path")
@@ -116,7 +117,6 @@ export function createLineChart(spec: ChartSpec, life: AbortSignal, options: Lin
   const mainPath = plot.marks.append("path").attr("class", "saelab-line");
   const cursor = plot.marks.append("line").attr("class", "saelab-cursor").attr("display", "none");
   const dot = plot.marks.append("circle").attr("class", "saelab-dot").attr("r", 3);
-  const referenceLabel = plot.over.append("text").attr("class", "saelab-reference-label").text(spec.reference?.label ?? "");
   const eventLabel = plot.over.append("text").attr("class", "saelab-event-label");
 
   let latest: ChartData | null = null;

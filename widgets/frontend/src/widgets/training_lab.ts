@@ -84,7 +84,7 @@ function createSetup(model: LabModel, life: AbortSignal): HTMLElement {
   const options = model.get("options");
   const architecture = createRadios(model, "architecture", "Architecture", options.architecture, life);
   const preset = createSelect(model, "preset", "Preset", options.preset, life);
-  const ablations = createToggles(model, "ablations", "Without", options.ablations, life);
+  const ablations = createToggles(model, "ablations", "Ablations", options.ablations, life);
   const seed = createNumber(model, "seed", "Seed", { min: 0, max: 999_999 }, life);
   const setup = h("fieldset", { class: "saelab-setup" }, architecture, preset.element, ablations, seed);
   const show = (): void => {
