@@ -37,7 +37,7 @@ def features_on(answer: Callable[[Tensor], float]) -> None:
         2.0,
         "count in each row what is above zero; the mean of these counts is L0",
         [
-            Mistake(0.5, "this is the share of all codes that are on; L0 counts features, from 0 to d_sae"),
+            Mistake(0.5, "this is the share of all codes that are on; L0 is a number of features"),
             Mistake(6.0, "this counts over the whole batch; L0 is of one input"),
             Mistake(1.5, "this is the mean along the other axis: over features, not over inputs"),
             Mistake(codes.sum(1).mean(), "this adds the codes up, which is L1: how strongly a feature is on counts"),

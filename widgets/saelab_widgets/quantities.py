@@ -143,7 +143,7 @@ _KNOBS: dict[str, dict[str, Any]] = {
     "l1_coefficient": {
         "label": "L1 penalty",
         "symbol": "\N{GREEK SMALL LETTER LAMDA}",
-        "help": "Price of one unit of feature activation, against squared error summed over d_in.",
+        "help": "Price of one unit of feature activation, against squared error summed over the activation's width.",
         "min": 0.25,
         "max": 16.0,
         "scale": "log",  # its steps are in decades
@@ -161,7 +161,7 @@ _KNOBS: dict[str, dict[str, Any]] = {
     "gate_threshold": {
         "label": "Gate threshold",
         "symbol": "\N{GREEK SMALL LETTER THETA}",
-        "help": "A feature is on where its gate pre-activation exceeds this. It acts at once, also while paused.",
+        "help": "A feature is on where its pre-activation (gated: its gate's) exceeds this. It acts at once.",
         "min": -1.0,
         "max": 4.0,
         "default": 0.0,

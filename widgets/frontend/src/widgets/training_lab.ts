@@ -69,9 +69,9 @@ function createToolbar(model: LabModel, kernel: Kernel, life: AbortSignal): HTML
     setText(toggle, model.get("running") ? "Pause" : "Start");
     for (const button of [toggle, reset, keep, save]) button.disabled = !model.get("kernel");
     step.disabled = model.get("running") || !model.get("kernel");
-    const nSteps = model.get("n_steps");
-    setText(count, formatCount(model.get("step")));
-    setText(total, nSteps > 0 ? ` / ${formatCount(nSteps)}` : "");
+    const [nSteps, taken] = [model.get("n_steps"), model.get("step")];
+    setText(count, formatCount(taken));
+    setText(total, taken <= nSteps ? ` / ${formatCount(nSteps)}` : ""); // a run that has ended may be taken further
     setText(speed, formatRate(model.get("steps_per_second")));
   };
   onChange(model, ["running", "step", "n_steps", "steps_per_second"], life, oncePerFrame(show, life));
