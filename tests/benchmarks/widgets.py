@@ -322,7 +322,8 @@ def main() -> None:
         home = Path(folder)
         with jupyterlab(home) as address, chromium_page() as page:
             if arguments.soak:
-                open_widgets(page, address, home, "soak", [LAB], {"training-lab"})
+                endless = LAB.replace("TrainingLab()", "TrainingLab(n_steps=10_000_000)")  # else done in minutes
+                open_widgets(page, address, home, "soak", [endless], {"training-lab"})
                 for line in soak(page, page.locator(".saelab-training-lab").first, arguments.soak):
                     say(line)
                 return
