@@ -20,7 +20,7 @@ from saelab.thresholds import threshold_curves, with_thresholds
 from saelab_widgets.background import LatestTask
 from saelab_widgets.instrument import STATIC, Instrument
 from saelab_widgets.materials import HELD_OUT, default_sae, held_out_at, snippets_at, trained_at
-from saelab_widgets.pictures import INK, as_png
+from saelab_widgets.pictures import INK, as_png, plain_axes
 from saelab_widgets.quantities import ARCHITECTURE_COLORS, ARCHITECTURE_LABELS, COLORS, chart, knob
 from saelab_widgets.sources import HasSAE, Source, follow, sae_of
 
@@ -526,7 +526,6 @@ def _picture(explorer: GateExplorer) -> bytes:
         ax.set_title(f"{spec['label']}  {value:.{spec['digits']}f}", fontsize=9, color=INK)
         ax.set_xlabel("gate threshold", fontsize=8, color=INK)
     for ax in figure.axes:
-        ax.tick_params(which="both", labelsize=7, colors=INK)
+        plain_axes(ax)
         ax.grid(alpha=0.25)
-        ax.spines[["top", "right"]].set_visible(False)
     return as_png(figure)

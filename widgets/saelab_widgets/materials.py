@@ -101,15 +101,15 @@ def default_sae(
     """
     store = activations_at(EMBEDDED_MODEL, hook, DEFAULT_TOKENS)
     x, held_out = store.activations[:-HELD_OUT], store.activations[-HELD_OUT:]
-
-    def untrained() -> SparseAutoencoder:
-        sae = ARCHITECTURES[architecture](x.shape[1], d_sae)
-        sae.trained_on = store.trained_on
-        return sae
-
-    config, folder = TrainingConfig(n_steps=n_steps), cache_folder("sae")
     with one_thread_on_small_machines():  # several would wait for one another where another notebook trains
-        table = saelab.sweep(untrained, x, [l1_coefficient], config=config, test=held_out, folder=folder)
+        table = saelab.sweep(
+            functools.partial(ARCHITECTURES[architecture], x.shape[1], d_sae),
+            replace(store, activations=x),
+            [l1_coefficient],
+            config=TrainingConfig(n_steps=n_steps),
+            test=held_out,
+            folder=cache_folder("sae"),
+        )
     return saelab.load(table.path[0]), store
 
 

@@ -18,7 +18,7 @@ from saelab.autoencoders import SparseAutoencoder
 from saelab.probing import SentimentSplit
 from saelab_widgets.instrument import STATIC, Instrument
 from saelab_widgets.materials import default_sweep, probe_accuracy
-from saelab_widgets.pictures import INK, as_png
+from saelab_widgets.pictures import INK, as_png, plain_axes
 from saelab_widgets.quantities import ARCHITECTURE_COLORS, ARCHITECTURE_LABELS, COLORS, quantity
 from saelab_widgets.sources import HasSAE
 
@@ -241,9 +241,8 @@ class ParetoExplorer(Instrument, HasSAE):
                 _make_log(ax, kind)
             if spec["reference"] is not None:
                 across(spec["reference"]["value"], color=INK, linewidth=0.8, linestyle="--", zorder=1)
-        ax.tick_params(which="both", labelsize=8, colors=INK)
+        plain_axes(ax, labelsize=8)
         ax.grid(alpha=0.25)
-        ax.spines[["top", "right"]].set_visible(False)
         if ax.get_legend_handles_labels()[1]:
             figure.legend(loc="outside upper center", ncols=4, fontsize=8, labelcolor=INK, frameon=False)
         return as_png(figure)

@@ -7,6 +7,7 @@ from saelab_widgets.quantities import COLORS
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 INK = "#444444"
@@ -48,10 +49,15 @@ def line_charts_png(rows: "pd.DataFrame", charts: list[dict[str, Any]], *, title
         value = f"{last.iloc[-1]:.{chart['digits']}f}" if len(last) else "-"
         ax.set_title(f"{chart['label']}  {value}", fontsize=9, color=INK)
         ax.set_xlabel("step", fontsize=8, color=INK)
-        ax.tick_params(which="both", labelsize=7, colors=INK)
+        plain_axes(ax)
         ax.grid(alpha=0.25)
-        ax.spines[["top", "right"]].set_visible(False)
     return as_png(figure)
+
+
+def plain_axes(ax: "Axes", labelsize: float = 7) -> None:
+    """Small ticks in ink, and no line above or on the right."""
+    ax.tick_params(which="both", labelsize=labelsize, colors=INK)
+    ax.spines[["top", "right"]].set_visible(False)
 
 
 def as_png(figure: "Figure") -> bytes:

@@ -21,7 +21,7 @@ from saelab.synthetic import SuperpositionData
 from saelab.training import Trainer, TrainingConfig
 from saelab_widgets.background import LatestTask, one_thread_on_small_machines
 from saelab_widgets.instrument import STATIC, Instrument
-from saelab_widgets.pictures import INK, as_png
+from saelab_widgets.pictures import INK, as_png, plain_axes
 from saelab_widgets.quantities import COLORS, chart, knob, other_line
 from saelab_widgets.sources import HasSAE
 
@@ -375,8 +375,7 @@ class ShrinkageExplorer(Instrument, HasSAE):
         self._draw_biases(biases)
         for ax in (magnitudes, biases):
             ax.legend(fontsize=7, labelcolor=INK, frameon=False)
-            ax.tick_params(which="both", labelsize=7, colors=INK)
-            ax.spines[["top", "right"]].set_visible(False)
+            plain_axes(ax)
         return as_png(figure)
 
     def _draw_magnitudes(self, ax: "Axes") -> None:
