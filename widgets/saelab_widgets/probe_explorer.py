@@ -149,8 +149,13 @@ class ProbeExplorer(Instrument, HasSAE):
         self._numbers = np.stack([one.numbers for one in results])
         self._wrong = np.stack([one.wrong for one in results])
         # Of what was asked for last; and no more, since each holds as much as the texts.
-        self._codes: tuple[tuple[int, int], probe_results.LiveCodes] | None = None
-        self._probes: tuple[tuple[int, str], probe_results.LiveProbes] | None = None
+        copies = self._saes
+        self._live_codes = functools.lru_cache(maxsize=1)(
+            lambda layer, l1: probe_results.LiveCodes(sets[layer], copy.deepcopy(copies[layer][l1]))
+        )
+        self._live_probes = functools.lru_cache(maxsize=1)(
+            lambda layer, part: probe_results.LiveProbes(sets[layer], part)
+        )
         self._task = LatestTask(self._show_error)
         super().__init__(
             layer=1 if 1 in self._layers else self._layers[0],
@@ -293,15 +298,9 @@ class ProbeExplorer(Instrument, HasSAE):
 
     def _fit_anew(self, gate_threshold: float, place: tuple[int, int, int]) -> None:
         start = time.perf_counter()
-        layer, part = self._layers[place[0]], self._parts[place[2]]
-        data = self._data[layer]
-        if self._codes is None or self._codes[0] != place[:2]:
-            sae = copy.deepcopy(self._saes[layer][self._l1s[place[1]]])
-            self._codes = place[:2], probe_results.LiveCodes(data, sae)
-        codes, n_active, l0 = self._codes[1].at(gate_threshold)
-        if self._probes is None or self._probes[0] != (place[0], part):
-            self._probes = (place[0], part), probe_results.LiveProbes(data, part)
-        probes = self._probes[1]
+        layer, l1, part = self._layers[place[0]], self._l1s[place[1]], self._parts[place[2]]
+        codes, n_active, l0 = self._live_codes(layer, l1).at(gate_threshold)
+        probes = self._live_probes(layer, part)
         on_codes = probes.of_codes(codes)
         if self._task.superseded:
             return
@@ -309,7 +308,7 @@ class ProbeExplorer(Instrument, HasSAE):
         numbers = [*place, gate_threshold, *on_codes.numbers(l0), *on_pca.numbers(math.nan)]
         with self.hold_sync():
             self.live = np.array(numbers, dtype=np.float32).tobytes()
-            self.live_wrong = b"".join(one.wrong(len(data.x)).tobytes() for one in (on_codes, on_pca))
+            self.live_wrong = b"".join(one.wrong(len(codes.x)).tobytes() for one in (on_codes, on_pca))
             seconds = time.perf_counter() - start
             self.status = f"At gate threshold {gate_threshold:g}: encoded and fitted anew in {seconds:.2f} s."
 
