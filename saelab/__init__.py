@@ -1,20 +1,12 @@
 """SAELab: train, measure and teach sparse autoencoders, the gated kind above all."""
 
-from saelab.activations import ActivationStore, harvest, harvest_pooled
-from saelab.autoencoders import (
-    ARCHITECTURES,
-    GatedSAE,
-    JumpReLUSAE,
-    RescaleShiftSAE,
-    SAELoss,
-    SparseAutoencoder,
-    StandardSAE,
-    TrainedOn,
-)
-from saelab.features import FeatureReading, read_features
-from saelab.interchange import SAEFileError, export, load, save
-from saelab.language_models import load_language_model, load_sentiment, load_text
-from saelab.metrics import (
+from saelab.data.activations import ActivationStore, harvest, harvest_pooled
+from saelab.data.labelled import LabelledSet, sentiment_activations, sentiment_set
+from saelab.data.language_models import load_language_model, load_sentiment, load_text
+from saelab.data.shards import StoreError
+from saelab.data.synthetic import SuperpositionData, superposition
+from saelab.evaluation.features import FeatureReading, read_features
+from saelab.evaluation.metrics import (
     FVU,
     L0,
     L1,
@@ -28,24 +20,26 @@ from saelab.metrics import (
     matched_cosine_similarity,
     relative_reconstruction_bias,
 )
-from saelab.probing import (
-    LabelledSet,
+from saelab.evaluation.probing import (
     ProbeReport,
     compare_representations,
     effective_dimension,
     principal_components,
     probe,
     probe_weights,
-    sentiment_activations,
-    sentiment_set,
 )
-from saelab.resampling import resample_dead_features
-from saelab.shards import StoreError
-from saelab.splicing import LossRecovered, loss_recovered, spliced
-from saelab.sweeps import sweep
-from saelab.synthetic import SuperpositionData, superposition
-from saelab.thresholds import threshold_curves
-from saelab.training import NonFiniteLossError, Trainer, TrainingConfig, TrainingRecord
+from saelab.evaluation.splicing import LossRecovered, loss_recovered, spliced
+from saelab.files.sae_files import export, load, save
+from saelab.files.tensor_files import SAEFileError
+from saelab.sae.base import ARCHITECTURES, SAELoss, SparseAutoencoder, TrainedOn
+from saelab.sae.gated import GatedSAE
+from saelab.sae.jumprelu import JumpReLUSAE
+from saelab.sae.rescale_shift import RescaleShiftSAE
+from saelab.sae.standard import StandardSAE
+from saelab.sae.thresholds import threshold_curves
+from saelab.training.resampling import resample_dead_features
+from saelab.training.sweeps import sweep
+from saelab.training.trainer import NonFiniteLossError, Trainer, TrainingConfig, TrainingRecord
 
 __version__ = "0.1.0"
 

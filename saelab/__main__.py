@@ -1,6 +1,6 @@
 """``python -m saelab`` and ``accelerate launch -m saelab``: the command line."""
 
-from saelab.cli import app
+from saelab.cli.app import app
 
 if __name__ == "__main__":
     app()

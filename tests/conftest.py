@@ -14,8 +14,8 @@ from hypothesis import settings
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 
 import saelab
-from saelab.activations import ActivationStore
-from saelab.language_models import EMBEDDED_FOLDER
+from saelab.data.activations import ActivationStore
+from saelab.data.language_models import EMBEDDED_FOLDER
 
 # The same examples every time, and no verdict on how long one takes: machines differ.
 settings.register_profile("fixed", derandomize=True, deadline=None)

@@ -22,7 +22,7 @@ import pandas as pd
 
 import saelab
 from saelab.figures import pareto, save_figure
-from saelab.tensor_files import write_atomically
+from saelab.files.tensor_files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 HOOK = "blocks.1.hook_resid_post"

@@ -22,7 +22,7 @@ import pandas as pd
 
 import saelab
 from saelab.figures import probe_by_layer, save_figure
-from saelab.tensor_files import write_atomically
+from saelab.files.tensor_files import write_atomically
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

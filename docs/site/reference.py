@@ -6,7 +6,7 @@ import inspect
 import typer.main
 from typer.cli import get_docs_for_click
 
-import saelab.cli
+import saelab.cli.app
 from saelab.exercises import check
 
 PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
@@ -110,7 +110,7 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
 """Title, the module that is imported, and its names, in the order of the page."""
 
 
-DATA = ("saelab.autoencoders",)
+DATA = ("saelab.sae.base",)
 """Modules that define the public names which are neither classes nor functions."""
 
 
@@ -126,7 +126,7 @@ def pages() -> dict[str, str]:
         *(f"   {name}" for name in [*PAGES, "command_line"]),
         "",
     ]
-    command = typer.main.get_command(saelab.cli.app)
+    command = typer.main.get_command(saelab.cli.app.app)
     text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="saelab", title="Command line")
     return made | {"index.rst": "\n".join(toctree), "command_line.md": text}
 

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from saelab.autoencoders import GatedSAE, SparseAutoencoder
 from saelab.exercises.verdicts import Mistake, exercise, expect, expect_choice, wrong
+from saelab.sae.base import SparseAutoencoder
+from saelab.sae.gated import GatedSAE
 
 
 @exercise

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import saelab
+from saelab.evaluation.metrics import BiasFormula
 from saelab.exercises.verdicts import Mistake, exercise, expect, wrong
-from saelab.metrics import BiasFormula
 
 NORMS = "this is a ratio of norms, which is below 1 for a reconstruction without bias, too"
 VERSION_1 = "this is version 1's equation (10): its denominator has the loss of r where that of the best r / g belongs"

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from saelab.autoencoders import StandardSAE
 from saelab.exercises.verdicts import Mistake, exercise, expect, expect_choice, wrong
+from saelab.sae.standard import StandardSAE
 
 
 @exercise

@@ -31,6 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import saelab
+from saelab.data.language_models import EMBEDDED_MODEL
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "bench"
@@ -67,7 +68,7 @@ class Settings(NamedTuple):
     lr_warmup_steps: int = 50
     l1_warmup_steps: int = 100
     seed: int = 0
-    model: str = saelab.language_models.EMBEDDED_MODEL
+    model: str = EMBEDDED_MODEL
     layer: int = 2
 
 

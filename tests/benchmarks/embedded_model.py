@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 import saelab
-from saelab.probing import SENTIMENT_PROMPT, LabelledActivations, probe
+from saelab.data.labelled import SENTIMENT_PROMPT, LabelledActivations
+from saelab.evaluation.probing import probe
 
 OPEN = (
     "import time; t = time.perf_counter(); import saelab; a = time.perf_counter(); saelab.load_language_model();"

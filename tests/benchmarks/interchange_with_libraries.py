@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import saelab
-from saelab.interchange import export
-from saelab.other_libraries import FORMATS
+from saelab.files.other_libraries import FORMATS
+from saelab.files.sae_files import export
 
 D_IN, D_SAE, SCALE, TOLERANCE = 32, 128, 2.5, 1e-6
 KINDS: dict[str, tuple[saelab.SparseAutoencoder, float]] = {

@@ -1,6 +1,6 @@
 """Milliseconds of one training step, sparse against dense, side by side over densities; and the floor, one matmul.
 
-The densities are set by the gate's bias, on Gaussian activations. `saelab.sparse.DENSE_ABOVE` comes from here.
+The densities are set by the gate's bias, on Gaussian activations. `saelab.sae.sparse.DENSE_ABOVE` comes from here.
 """
 
 import os
@@ -12,7 +12,7 @@ from functools import partial
 import torch
 
 import saelab
-from saelab import sparse
+from saelab.sae import sparse
 
 D_IN, D_SAE, BATCH = 256, 2048, 1024
 ROUNDS = 15

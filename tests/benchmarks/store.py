@@ -18,16 +18,16 @@ from pathlib import Path
 import torch
 
 import saelab
-from saelab.activations import hook_batches
-from saelab.shards import ShardWriter
+from saelab.data.hooks import hook_batches
+from saelab.data.shards import ShardWriter
 
 D_IN = 256
 READ = """
 import resource, sys, time
 from pathlib import Path
 import torch
-from saelab.batches import batches_of
-from saelab.shards import StoredRows, open_shards, read_index
+from saelab.data.batches import batches_of
+from saelab.data.shards import StoredRows, open_shards, read_index
 folder = Path(sys.argv[1])
 start = time.perf_counter()
 rows = StoredRows(open_shards(folder, read_index(folder)), "x")

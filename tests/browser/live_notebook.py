@@ -45,7 +45,7 @@ def jupyterlab(home: Path, environment: dict[str, str] | None = None) -> Iterato
     log = home / "log"
     with log.open("w") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "saelab.cli", "lab", *options],
+            [sys.executable, "-m", "saelab", "lab", *options],
             cwd=home,
             env=os.environ | folders | {"IPYTHONDIR": str(home / "ipython")} | (environment or {}),
             stdout=stream,

@@ -14,8 +14,8 @@ from playwright.sync_api import Locator, Page
 from saelab_widgets import FeatureBrowser
 
 from saelab import StandardSAE
-from saelab.activations import ActivationStore
-from saelab.probing import LabelledActivations, SentimentSplit
+from saelab.data.activations import ActivationStore
+from saelab.data.labelled import LabelledActivations, SentimentSplit
 
 Mount = Callable[..., Page]
 State = dict[str, Any]

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Page, Request, expect
 from saelab_widgets import TrainingLab
 
-from saelab.activations import ActivationStore
+from saelab.data.activations import ActivationStore
 
 
 @pytest.fixture

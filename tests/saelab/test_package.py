@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import saelab
-from saelab import cli
+from saelab.cli import app as cli
 
 HEAVY = (
     "transformers",

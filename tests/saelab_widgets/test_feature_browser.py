@@ -17,8 +17,8 @@ from saelab_widgets.sources import HasSAE
 
 import saelab
 from saelab import StandardSAE
-from saelab.activations import ActivationStore
-from saelab.probing import LabelledActivations, SentimentSplit
+from saelab.data.activations import ActivationStore
+from saelab.data.labelled import LabelledActivations, SentimentSplit
 
 DEAD = 11
 

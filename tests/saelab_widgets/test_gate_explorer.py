@@ -15,7 +15,8 @@ from saelab_widgets.gate_explorer import NATURALS, THRESHOLDS
 from saelab_widgets.sources import HasSAE
 
 from saelab import GatedSAE, JumpReLUSAE, RescaleShiftSAE, SparseAutoencoder, StandardSAE, evaluate, save
-from saelab.probing import LabelledActivations, SentimentSplit, probe
+from saelab.data.labelled import LabelledActivations, SentimentSplit
+from saelab.evaluation.probing import probe
 
 SAES: dict[str, Callable[[], SparseAutoencoder]] = {
     "standard": lambda: StandardSAE(8, 30),

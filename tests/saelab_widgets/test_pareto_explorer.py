@@ -15,8 +15,9 @@ from saelab_widgets.sources import follow, sae_of
 
 import saelab
 from saelab import GatedSAE, RescaleShiftSAE, StandardSAE, TrainingConfig
-from saelab.activations import ActivationStore
-from saelab.probing import LabelledActivations, SentimentSplit, probe
+from saelab.data.activations import ActivationStore
+from saelab.data.labelled import LabelledActivations, SentimentSplit
+from saelab.evaluation.probing import probe
 
 
 @pytest.fixture(scope="session")
@@ -306,7 +307,7 @@ def test_the_default_sweep_is_kept_and_goes_on_where_it_was(tmp_path: Path, monk
         measured.append(sae.architecture)
         return real(model, hook, sae, *args, **more)
 
-    monkeypatch.setattr("saelab.sweeps.Trainer", None)
+    monkeypatch.setattr("saelab.training.sweeps.Trainer", None)
     monkeypatch.setattr(saelab, "loss_recovered", counted)
     again = sweep().table
     assert measured == ["gated"]

@@ -19,9 +19,9 @@ from saelab_widgets.sources import follow
 
 import saelab
 from saelab import GatedSAE, JumpReLUSAE, LabelledSet, RescaleShiftSAE, StandardSAE, compare_representations, probe
-from saelab.activations import ActivationStore
-from saelab.autoencoders import SparseAutoencoder
-from saelab.probing import HeldOut, pool_reports
+from saelab.data.activations import ActivationStore
+from saelab.evaluation.probing import HeldOut, pool_reports
+from saelab.sae.base import SparseAutoencoder
 
 LAYERS, L1S = (0, 2), (1.0, 4.0)
 BLOCKS = ("drama", "comedy")
@@ -336,7 +336,7 @@ def test_the_default_saes_and_probes_are_made_once_and_then_read(cache: Path, mo
         raise AssertionError("this is in the cache")
 
     probe_explorer._trained.cache_clear()
-    for what in ("saelab.Trainer.run", "saelab.activations.hook_batches", "saelab_widgets.probe_results.probe"):
+    for what in ("saelab.Trainer.run", "saelab.data.activations.hook_batches", "saelab_widgets.probe_results.probe"):
         monkeypatch.setattr(what, fail)
     again = ProbeExplorer(data=snippets, **arguments)
     assert again.numbers == first.numbers and again.wrong == first.wrong

@@ -14,7 +14,7 @@ from saelab_widgets.sources import follow, sae_of
 
 import saelab
 from saelab import RescaleShiftSAE, StandardSAE
-from saelab.metrics import BiasFormula
+from saelab.evaluation.metrics import BiasFormula
 
 FORMULAS: tuple[BiasFormula, ...] = ("corrected", "v1", "projection", "norm_ratio")
 NUMBERS = (*FORMULAS, "fvu", "l0", "recovered", "missed", "false")

@@ -16,8 +16,8 @@ from saelab_widgets.training_lab import MAX_KEPT_RUNS, MAX_RECORDS, MAX_ROWS, WO
 
 import saelab
 from saelab import GatedSAE, StandardSAE, evaluate
-from saelab.activations import ActivationStore
-from saelab.probing import LabelledActivations, SentimentSplit
+from saelab.data.activations import ActivationStore
+from saelab.data.labelled import LabelledActivations, SentimentSplit
 
 
 def sentiment(d: int = 256) -> SentimentSplit:

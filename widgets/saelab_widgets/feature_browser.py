@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import saelab
-from saelab.activations import ActivationStore, Rows
-from saelab.autoencoders import SparseAutoencoder
-from saelab.features import FeatureReading
-from saelab.probing import LabelledActivations, SentimentSplit
+from saelab.data.activations import ActivationStore, Rows
+from saelab.data.labelled import LabelledActivations, SentimentSplit
+from saelab.evaluation.features import FeatureReading
+from saelab.sae.base import SparseAutoencoder
 from saelab_widgets import materials
 from saelab_widgets.background import LatestTask
 from saelab_widgets.instrument import STATIC, Instrument

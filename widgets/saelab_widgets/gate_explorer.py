@@ -12,11 +12,12 @@ import traitlets
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saelab.activations import ActivationStore
-from saelab.autoencoders import SparseAutoencoder, check_activations
-from saelab.probing import LabelledActivations, SentimentSplit, probe
-from saelab.sparse import Pattern
-from saelab.thresholds import threshold_curves, with_thresholds
+from saelab.data.activations import ActivationStore
+from saelab.data.labelled import LabelledActivations, SentimentSplit
+from saelab.evaluation.probing import probe
+from saelab.sae.base import SparseAutoencoder, check_activations
+from saelab.sae.sparse import Pattern
+from saelab.sae.thresholds import threshold_curves, with_thresholds
 from saelab_widgets.background import LatestTask
 from saelab_widgets.instrument import STATIC, Instrument
 from saelab_widgets.materials import HELD_OUT, default_sae, held_out_at, snippets_at, trained_at
@@ -166,7 +167,7 @@ class GateExplorer(Instrument, HasSAE):
         return self._sentiment
 
     def apply(self) -> SparseAutoencoder:
-        """A copy of the SAE with the thresholds and the ``b_mag`` chosen here (`saelab.thresholds.with_thresholds`)."""
+        """A copy of the SAE with the thresholds and the ``b_mag`` chosen here (see `saelab.sae.thresholds`)."""
         own = {self.feature: self.feature_threshold_offset} if self.feature_threshold_offset else None
         return with_thresholds(self.sae, gate_threshold=self.gate_threshold, natural=self.natural, own_thresholds=own)
 

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 import saelab
-from saelab.activations import ActivationStore
-from saelab.autoencoders import ARCHITECTURES, SparseAutoencoder, TrainedOn
-from saelab.language_models import EMBEDDED_MODEL
-from saelab.probing import LabelledActivations, LabelledSet, SentimentSplit, labelled_snippets, probe
-from saelab.tensor_files import read_tensors, write_atomically
-from saelab.training import TrainingConfig
+from saelab.data.activations import ActivationStore
+from saelab.data.labelled import LabelledActivations, LabelledSet, SentimentSplit, labelled_snippets
+from saelab.data.language_models import EMBEDDED_MODEL
+from saelab.evaluation.probing import probe
+from saelab.files.tensor_files import read_tensors, write_atomically
+from saelab.sae.base import ARCHITECTURES, SparseAutoencoder, TrainedOn
+from saelab.training.trainer import TrainingConfig
 from saelab_widgets.background import one_thread_on_small_machines
 
 if TYPE_CHECKING:

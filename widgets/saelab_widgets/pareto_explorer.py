@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import saelab
-from saelab.autoencoders import SparseAutoencoder
-from saelab.probing import SentimentSplit
+from saelab.data.labelled import SentimentSplit
+from saelab.sae.base import SparseAutoencoder
 from saelab_widgets.instrument import STATIC, Instrument
 from saelab_widgets.materials import default_sweep, probe_accuracy
 from saelab_widgets.pictures import INK, as_png, plain_axes

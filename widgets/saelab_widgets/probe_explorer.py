@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import saelab
-from saelab.autoencoders import SparseAutoencoder, TrainedOn
-from saelab.probing import LabelledSet, SentimentSplit
+from saelab.data.labelled import LabelledSet, SentimentSplit
+from saelab.data.language_models import EMBEDDED_MODEL
+from saelab.sae.base import SparseAutoencoder, TrainedOn
 from saelab_widgets import probe_results
 from saelab_widgets.background import LatestTask
 from saelab_widgets.instrument import STATIC, Instrument
@@ -339,7 +340,7 @@ def _trained(
     hooks = {layer: f"blocks.{layer}.hook_resid_post" for layer in layers}
     name = f"activations-layers={','.join(map(str, layers))}-tokens={n_tokens}"
     stores = saelab.harvest(
-        language_model(saelab.language_models.EMBEDDED_MODEL),
+        language_model(EMBEDDED_MODEL),
         list(hooks.values()),
         saelab.load_text(),
         n_tokens=n_tokens + HELD_OUT,

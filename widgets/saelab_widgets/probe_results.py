@@ -13,18 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 import saelab
-from saelab.autoencoders import SparseAutoencoder, TrainedOn
-from saelab.batches import fingerprint
-from saelab.probing import (
-    LabelledSet,
-    ProbeReport,
-    SentimentSplit,
-    labelled_snippets,
-    pool_reports,
-    principal_components,
-    probe,
-)
-from saelab.tensor_files import read_tensors, write_tensors
+from saelab.data.batches import fingerprint
+from saelab.data.labelled import LabelledSet, SentimentSplit, labelled_snippets
+from saelab.evaluation.probing import ProbeReport, pool_reports, principal_components, probe
+from saelab.files.tensor_files import read_tensors, write_tensors
+from saelab.sae.base import SparseAutoencoder, TrainedOn
 from saelab_widgets.materials import language_model
 
 if TYPE_CHECKING:

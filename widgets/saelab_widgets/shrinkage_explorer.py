@@ -15,10 +15,12 @@ import traitlets
 from torch import Tensor
 
 import saelab
-from saelab.autoencoders import RescaleShiftSAE, SparseAutoencoder, StandardSAE
-from saelab.metrics import BiasFormula
-from saelab.synthetic import SuperpositionData
-from saelab.training import Trainer, TrainingConfig
+from saelab.data.synthetic import SuperpositionData
+from saelab.evaluation.metrics import BiasFormula
+from saelab.sae.base import SparseAutoencoder
+from saelab.sae.rescale_shift import RescaleShiftSAE
+from saelab.sae.standard import StandardSAE
+from saelab.training.trainer import Trainer, TrainingConfig
 from saelab_widgets.background import LatestTask, one_thread_on_small_machines
 from saelab_widgets.instrument import STATIC, Instrument
 from saelab_widgets.pictures import INK, as_png, plain_axes

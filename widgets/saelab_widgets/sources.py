@@ -8,8 +8,8 @@ import traitlets
 from torch import Tensor
 
 import saelab
-from saelab.autoencoders import SparseAutoencoder
-from saelab.probing import SentimentSplit
+from saelab.data.labelled import SentimentSplit
+from saelab.sae.base import SparseAutoencoder
 
 if TYPE_CHECKING:
     from saelab_widgets.instrument import Instrument

@@ -14,10 +14,13 @@ import traitlets
 from torch import Tensor
 
 import saelab
-from saelab.activations import ActivationStore
-from saelab.autoencoders import ARCHITECTURES, Ablation, Preset, check_activations
-from saelab.probing import LabelledActivations, ProbeReport, SentimentSplit, probe
-from saelab.training import Trainer, TrainingConfig
+from saelab.data.activations import ActivationStore
+from saelab.data.labelled import LabelledActivations, SentimentSplit
+from saelab.data.language_models import EMBEDDED_MODEL
+from saelab.evaluation.probing import ProbeReport, probe
+from saelab.sae.base import ARCHITECTURES, Preset, check_activations
+from saelab.sae.gated import Ablation
+from saelab.training.trainer import Trainer, TrainingConfig
 from saelab_widgets.background import BackgroundLoop, one_thread_on_small_machines
 from saelab_widgets.instrument import STATIC, Instrument
 from saelab_widgets.materials import DEFAULT_HOOK, HELD_OUT, activations_at, snippets_at
@@ -157,7 +160,7 @@ class TrainingLab(Instrument, HasSAE):
         if n_steps < 1 or warm_up_steps < 0:
             raise ValueError(f"n_steps must be at least 1 and warm_up_steps 0, not {n_steps} and {warm_up_steps}")
         if activations is None:
-            activations = activations_at(saelab.language_models.EMBEDDED_MODEL, hook, n_tokens)
+            activations = activations_at(EMBEDDED_MODEL, hook, n_tokens)
             if sentiment is None:
                 sentiment = snippets_at(*activations.trained_on).split()
         x = activations.activations if isinstance(activations, ActivationStore) else activations

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 
 import saelab
-from saelab.language_models import EMBEDDED_MODEL
-from saelab.tensor_files import write_tensors
+from saelab.data.language_models import EMBEDDED_MODEL
+from saelab.files.tensor_files import write_tensors
 from saelab_widgets.materials import (
     DEFAULT_HOOK,
     DEFAULT_TOKENS,

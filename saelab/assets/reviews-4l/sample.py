@@ -14,7 +14,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from saelab.language_models import EMBEDDED_FOLDER, SAMPLED_TEXT
+from saelab.data.language_models import EMBEDDED_FOLDER, SAMPLED_TEXT
 
 SHORTEST = 16  # tokens; a shorter text has little context to show a feature in
 

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm.auto import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from saelab.language_models import clean_review
+from saelab.data.language_models import clean_review
 
 BOS = "<|endoftext|>"  # id 0: starts every context and separates reviews
 VOCABULARY = 8192

@@ -12,9 +12,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 import saelab
+from saelab.data.labelled import LabelledActivations
 from saelab.exercises import Verdict, check
 from saelab.exercises.probing import _leaky
-from saelab.probing import LabelledActivations
 
 WRONG_COUNTS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "L0": (lambda codes: (codes > 0).sum(1).float().mean(), "this is L0"),

@@ -1,0 +1,442 @@
+"""What a sparse autoencoder is judged by, as streaming accumulators: ``add_batch``, again and again, then ``compute``.
+
+Sums are pooled over batches in float64. A mean of per-batch ratios is a different number: on one measured example it
+gave a relative reconstruction bias of 0.839 where the pooled value was 0.997.
+
+Throughout, x is an input, r its reconstruction, and E the mean over all inputs that were added.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from saelab.data.activations import ActivationStore
+from saelab.data.batches import Activations
+from saelab.data.shards import StoredRows
+from saelab.sae.base import SparseAutoencoder, check_activations
+
+BiasFormula = Literal["corrected", "v1", "projection", "norm_ratio"]
+
+
+def _rows(values: Tensor) -> Tensor:
+    rows = values.detach().reshape(-1, values.shape[-1])
+    return rows.cpu() if rows.device.type == "mps" else rows  # MPS has no float64
+
+
+class _Pooled:
+    """Sums over inputs, by name. They stay on the data's device, so that adding a batch waits for nothing."""
+
+    def __init__(self) -> None:
+        self._n = 0
+        self._sums: dict[str, Tensor] = {}
+
+    def _pool(self, n: int, **sums: Tensor) -> None:
+        self._n += n
+        for name, value in sums.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def _mean(self, name: str) -> float:
+        return float(self._sums[name]) / self._n if self._n else math.nan
+
+
+class L0(_Pooled):
+    """Mean number of features that are on (code > 0) per input. NaN before the first batch."""
+
+    def add_batch(self, codes: Tensor) -> None:
+        """Take in codes, ``(batch, d_sae)``."""
+        rows = _rows(codes)
+        self._pool(len(rows), on=(rows > 0).sum())
+
+    def compute(self) -> float:
+        return self._mean("on")
+
+
+class L1(_Pooled):
+    """Mean over inputs of the sum of codes, E||codes||_1, in units of the activations. NaN before the first batch.
+
+    It compares SAEs only where their decoder rows have the same norms: halved rows and doubled codes decode alike.
+    """
+
+    def add_batch(self, codes: Tensor) -> None:
+        """Take in codes, ``(batch, d_sae)``."""
+        rows = _rows(codes)
+        self._pool(len(rows), l1=torch.linalg.vector_norm(rows, ord=1, dtype=torch.float64))
+
+    def compute(self) -> float:
+        return self._mean("l1")
+
+
+class FeatureDensity(_Pooled):
+    """How often each feature is on: the share of inputs, ``(d_sae,)``, float64. A feature that never was is dead."""
+
+    def add_batch(self, codes: Tensor) -> None:
+        """Take in codes, ``(batch, d_sae)``."""
+        rows = _rows(codes)
+        self._pool(len(rows), on=(rows > 0).sum(dim=0))
+
+    def compute(self) -> Tensor:
+        if not self._n:
+            raise ValueError("no batch was added; call add_batch(codes) first")
+        return self._sums["on"].double() / self._n
+
+    def n_dead(self) -> int:
+        """Number of features that were on for no input at all."""
+        return int((self.compute() == 0).sum())
+
+
+class _Reconstruction(_Pooled):
+    """The sums from which every metric of a reconstruction follows."""
+
+    def add_batch(self, x: Tensor, reconstruction: Tensor) -> None:
+        """Take in activations and their reconstruction, both ``(batch, d_in)``; a ValueError where shapes differ."""
+        if x.shape != reconstruction.shape:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}, but its reconstruction {tuple(reconstruction.shape)}; "
+                "give one reconstruction an input, of the same width"
+            )
+        x, r = _rows(x).double(), _rows(reconstruction).double()
+        xx, rr, xr = ((a * b).sum(dim=1) for a, b in ((x, x), (r, r), (x, r)))
+        x_norm, r_norm = xx.sqrt(), rr.sqrt()
+        norms = x_norm * r_norm
+        self._pool(
+            len(x),
+            x=x.sum(dim=0),
+            xx=xx.sum(),
+            rr=rr.sum(),
+            xr=xr.sum(),
+            error=(x - r).square().sum(),
+            x_norm=x_norm.sum(),
+            r_norm=r_norm.sum(),
+            cosine=torch.where(norms == 0, 0.0, xr / norms).sum(),
+        )
+
+    def _fvu(self) -> float:
+        if not self._n:
+            return math.nan
+        xx = self._mean("xx")
+        variance = xx - float((self._sums["x"] / self._n).square().sum())
+        # Below that share of E||x||^2 a difference of float64 sums is rounding: the inputs are all the same.
+        return self._mean("error") / variance if variance > 1e-13 * xx else math.nan
+
+    def _cosine_similarity(self) -> float:
+        return self._mean("cosine")
+
+    def _bias(self, formula: BiasFormula) -> float:
+        xx, rr, xr, x_norm, r_norm = (self._mean(name) for name in ("xx", "rr", "xr", "x_norm", "r_norm"))
+        if formula == "v1":
+            squared = _ratio(rr, 2 * xr - rr)  # E||x||^2 - E||x - r||^2, with less rounding
+            return math.nan if squared < 0 else math.sqrt(squared)
+        numerators = {"corrected": (rr, xr), "projection": (xr, xx), "norm_ratio": (r_norm, x_norm)}
+        return _ratio(*numerators[formula])
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator else math.nan
+
+
+class FVU(_Reconstruction):
+    """Fraction of variance unexplained: E||x - r||^2 / E||x - E[x]||^2. 0 is perfect, 1 no better than the mean.
+
+    NaN where all inputs are the same, or none was added.
+    """
+
+    def compute(self) -> float:
+        return self._fvu()
+
+
+class CosineSimilarity(_Reconstruction):
+    """Mean over inputs of the cosine between x and r: 1 where all point the same way, whatever their lengths.
+
+    A zero vector points nowhere: where x or r is zero, the input counts as 0. NaN before the first batch.
+    """
+
+    def compute(self) -> float:
+        return self._cosine_similarity()
+
+
+class RelativeReconstructionBias(_Reconstruction):
+    """gamma = argmin_g E||r / g - x||^2 = E||r||^2 / E[x . r] for a reconstruction r, and three numbers it is not.
+
+    Below 1 the reconstruction is too small (shrinkage); 1 is unbiased. NaN where a formula's denominator is zero, and
+    for ``"v1"`` also where it is negative; so for all of them before the first batch.
+
+    Parameters
+    ----------
+    formula
+        - ``"corrected"``: E||r||^2 / E[x . r], gamma itself (arXiv 2404.16014v2, eq. 9-10).
+        - ``"v1"``: sqrt(E||r||^2 / (E||x||^2 - E||x - r||^2)), which version 1 of that paper printed. It equals
+          sqrt(gamma / (2 - gamma)): right at gamma = 1 and too great elsewhere, by about (1 - gamma)^2 / 2.
+        - ``"projection"``: E[x . r] / E||x||^2 = argmin_g E||r - g x||^2: the regression the other way round. It also
+          falls with every direction that the reconstruction misses.
+        - ``"norm_ratio"``: E||r|| / E||x||. About 0.71 for an orthogonal projection onto half the dimensions of white
+          data, which shrinks nothing.
+
+    Raises
+    ------
+    ValueError
+        For another formula.
+    """
+
+    def __init__(self, formula: BiasFormula = "corrected") -> None:
+        super().__init__()
+        if formula not in get_args(BiasFormula):
+            raise ValueError(f"formula must be one of {', '.join(get_args(BiasFormula))}, not {formula!r}")
+        self.formula: BiasFormula = formula
+
+    def compute(self) -> float:
+        return self._bias(self.formula)
+
+
+def relative_reconstruction_bias(x: Tensor, reconstruction: Tensor, formula: BiasFormula = "corrected") -> float:
+    """`RelativeReconstructionBias` of one batch: ``x`` and ``reconstruction``, both ``(batch, d_in)``.
+
+    Examples
+    --------
+    >>> x = torch.ones(1, 1)
+    >>> relative_reconstruction_bias(x, x / 2), relative_reconstruction_bias(x, x / 2, "v1")
+    (0.5, 0.5773502691896257)
+    """
+    bias = RelativeReconstructionBias(formula)
+    bias.add_batch(x, reconstruction)
+    return bias.compute()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class SAEMetrics:
+    """What `evaluate` returns. Printed, it is a table; `as_dict` is a row of a DataFrame."""
+
+    l0: float
+    """Mean number of features on per input."""
+    l1: float
+    """Mean sum of codes per input, in units of the activations."""
+    fvu: float
+    """Fraction of variance unexplained, E||x - r||^2 / E||x - E[x]||^2."""
+    cosine_similarity: float
+    """Mean cosine between x and r; 0 counts for an input where either is zero."""
+    gamma: float
+    """Relative reconstruction bias, E||r||^2 / E[x . r]; below 1 is shrinkage."""
+    norm_ratio: float
+    """E||r|| / E||x||, which some libraries call shrinkage."""
+    n_dead: int
+    """Features on for none of these inputs."""
+    n_inputs: int
+    """Activations that were measured."""
+    density: Tensor
+    """``(d_sae,)``, float64: the share of inputs for which each feature is on."""
+
+    def as_dict(self) -> dict[str, float | int]:
+        """Every number by name, without `density`."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "density"}
+
+    def __str__(self) -> str:
+        meanings = {
+            "l0": "features on per input",
+            "l1": "sum of codes per input",
+            "fvu": "fraction of variance unexplained: 0 is perfect, 1 no better than the mean",
+            "cosine_similarity": "do input and reconstruction point the same way? 1 is yes",
+            "gamma": "relative reconstruction bias: below 1 is shrinkage, 1 unbiased",
+            "norm_ratio": "length of reconstructions over length of inputs; not a measure of shrinkage",
+            "n_dead": f"of {len(self.density):,} features, on for none of these inputs",
+            "n_inputs": "activations measured",
+        }
+        return table({name: _short(value) for name, value in self.as_dict().items()}, meanings)
+
+    def __repr__(self) -> str:
+        return f"SAEMetrics({', '.join(f'{name}={_short(value)}' for name, value in self.as_dict().items())})"
+
+
+def table(values: Mapping[str, str], meanings: Mapping[str, str]) -> str:
+    """Lines of name, value and meaning, in columns."""
+    wide, long = (max(map(len, column)) for column in (values, values.values()))
+    return "\n".join(f"{name:<{wide}}  {value:>{long}}  {meanings[name]}" for name, value in values.items())
+
+
+def _short(value: float | int) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def _batches(chunks: Iterable[Tensor], d_in: int, batch_size: int) -> Iterator[Tensor]:
+    """Batches of at most ``batch_size`` inputs, ``(batch, d_in)``, each checked as it comes: all may exceed RAM."""
+    for chunk in chunks:
+        if not isinstance(chunk, Tensor) or chunk.ndim == 0 or chunk.numel() == 0:
+            check_activations(chunk, d_in)  # raises, with the sentence
+        for batch in torch.split(chunk.reshape(-1, chunk.shape[-1]), batch_size):
+            check_activations(batch, d_in)
+            yield batch
+
+
+@torch.no_grad()
+def evaluate(
+    sae: SparseAutoencoder,
+    activations: Activations,
+    *,
+    batch_size: int = 4096,
+    progress: bool = False,
+) -> SAEMetrics:
+    """All metrics of ``sae`` over ``activations``, in one pass, batch by batch.
+
+    Parameters
+    ----------
+    sae
+        Measured as it stands, with its `gate_threshold`.
+    activations
+        ``(n, d_in)``, an `ActivationStore`, or any iterable of batches ``(batch, d_in)``, such as a generator; scaled
+        as those that the SAE was trained on.
+    batch_size
+        Inputs at a time, at most.
+    progress
+        Show a bar.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Activations that are empty, of another width, or hold NaN; a batch size below 1.
+
+    Examples
+    --------
+    >>> print(evaluate(sae, store))
+    >>> pd.DataFrame([evaluate(sae, store).as_dict() for sae in saes])
+    """
+    from tqdm.auto import tqdm
+
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    rows = activations.activations if isinstance(activations, ActivationStore) else activations
+    if isinstance(rows, Tensor):
+        chunks: Iterable[Tensor] = [rows]
+    elif isinstance(rows, StoredRows):
+        chunks = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+    else:
+        chunks = rows
+    total = math.prod(rows.shape) // sae.d_in if isinstance(rows, Tensor | StoredRows) else None
+    l1, density, reconstructions = L1(), FeatureDensity(), _Reconstruction()
+    n_inputs = 0
+    with tqdm(total=total, desc="evaluating", unit="input", leave=False, disable=not progress) as bar:
+        for batch in _batches(chunks, sae.d_in, batch_size):
+            x = batch.to(device=sae.W_enc.device, dtype=sae.W_enc.dtype)
+            codes = sae.encode(x)
+            density.add_batch(codes)
+            l1.add_batch(codes)
+            reconstructions.add_batch(x, sae.decode(codes))
+            n_inputs += len(x)
+            bar.update(len(x))
+    if not n_inputs:
+        raise ValueError("activations are empty: an iterable without a batch; a generator can be read only once")
+    share_on = density.compute().cpu()
+    return SAEMetrics(
+        l0=float(share_on.sum()),
+        l1=l1.compute(),
+        fvu=reconstructions._fvu(),
+        cosine_similarity=reconstructions._cosine_similarity(),
+        gamma=reconstructions._bias("corrected"),
+        norm_ratio=reconstructions._bias("norm_ratio"),
+        n_dead=density.n_dead(),
+        n_inputs=n_inputs,
+        density=share_on,
+    )
+
+
+class DictionaryMatch(NamedTuple):
+    """What `matched_cosine_similarity` returns: which learned feature stands for which true one, and how well."""
+
+    mean: float
+    """Of ``similarity``: 1 where every true feature was found."""
+    similarity: Tensor
+    """``(n_features,)``, float64: cosine between each true feature and its learned one; 0 where it has none."""
+    matching: Tensor
+    """``(n_features,)``: index of the learned feature for each true one; -1 where it has none."""
+
+
+def matched_cosine_similarity(dictionary: Tensor, truth: Tensor) -> DictionaryMatch:
+    """How well a learned dictionary recovers the true one: each true feature against a learned feature of its own.
+
+    The matching is the one-to-one matching of the greatest total cosine similarity. Learned features beyond the number
+    of true ones cost nothing; a true feature left without one, where there are fewer, counts as 0 in the mean. Signs
+    matter, for codes are never negative: the opposite direction has similarity -1. A row of zeros has similarity 0.
+
+    Parameters
+    ----------
+    dictionary
+        Learned features, ``(d_sae, d_in)``: ``sae.W_dec``. Its rows may have any norm.
+    truth
+        True features, ``(n_features, d_in)``, such as `saelab.data.synthetic.SuperpositionData.dictionary`.
+
+    Raises
+    ------
+    ValueError
+        Dictionaries that are not matrices, empty, of different widths, or hold NaN.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    for name, rows in (("dictionary", dictionary), ("truth", truth)):
+        if rows.ndim != 2 or rows.numel() == 0:
+            raise ValueError(f"{name} must be (features, d_in) with at least one row, not of shape {tuple(rows.shape)}")
+        if not torch.isfinite(rows).all():
+            raise ValueError(f"{name} holds NaN or infinite values")
+    if dictionary.shape[1] != truth.shape[1]:
+        raise ValueError(
+            f"dictionary has width {dictionary.shape[1]}, but truth {truth.shape[1]}; both are (features, d_in)"
+        )
+    learned, true = (torch.nn.functional.normalize(_rows(rows).cpu().double()) for rows in (dictionary, truth))
+    cosines = true @ learned.T  # (n_features, d_sae)
+    rows, columns = (torch.as_tensor(index) for index in linear_sum_assignment(cosines.numpy(), maximize=True))
+    similarity = torch.zeros(len(truth), dtype=torch.float64)
+    similarity[rows] = cosines[rows, columns]
+    matching = torch.full((len(truth),), -1)
+    matching[rows] = columns
+    return DictionaryMatch(float(similarity.mean()), similarity, matching)
+
+
+@torch.no_grad()
+def feature_shrinkage(
+    codes: Tensor, true_codes: Tensor, matching: Tensor, *, decoder_norms: Tensor | None = None
+) -> Tensor:
+    """Share of each true feature's magnitude that its learned feature recovers, ``(n_features,)``, float64.
+
+    For true feature i: the mean code of its learned feature over the inputs where i is on, divided by the mean true
+    magnitude over the same inputs. 1 is unbiased, below 1 is shrinkage. Inputs where the learned feature fails to
+    switch on count, with code 0. NaN where i is never on or has no learned feature.
+
+    Parameters
+    ----------
+    codes
+        Learned codes, ``(n, d_sae)``.
+    true_codes
+        True magnitudes of the same inputs, ``(n, n_features)``, along true directions of unit norm.
+    matching
+        ``(n_features,)``: the learned feature of each true one, -1 for none; from `matched_cosine_similarity`.
+    decoder_norms
+        ``(d_sae,)``: norms of the decoder's rows, ``sae.W_dec.norm(dim=1)``. A code is a magnitude only times its row's
+        norm; needed where rows are not of unit norm (preset ``"norm_weighted"``).
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit together.
+    """
+    if codes.ndim != 2 or true_codes.ndim != 2 or len(codes) != len(true_codes):
+        raise ValueError(
+            f"codes have shape {tuple(codes.shape)}, but true_codes {tuple(true_codes.shape)}; "
+            "expected (n, d_sae) and (n, n_features) of the same n inputs"
+        )
+    d_sae, n_features = codes.shape[1], true_codes.shape[1]
+    if matching.shape != (n_features,) or not ((matching >= -1) & (matching < d_sae)).all():
+        raise ValueError(
+            f"matching must hold, for each of {n_features} true features, an index below {d_sae} or -1, "
+            f"in shape ({n_features},); got shape {tuple(matching.shape)}"
+        )
+    if decoder_norms is not None and decoder_norms.shape != (d_sae,):
+        raise ValueError(f"decoder_norms have shape {tuple(decoder_norms.shape)}, but codes {tuple(codes.shape)}")
+    learned, true = _rows(codes), _rows(true_codes)
+    matching = matching.to(learned.device)
+    found = matching >= 0
+    recovered = torch.full((n_features,), math.nan, dtype=torch.float64, device=learned.device)
+    on = (true[:, found] > 0) * learned[:, matching[found]]
+    recovered[found] = on.sum(dim=0, dtype=torch.float64)
+    if decoder_norms is not None:
+        recovered[found] *= decoder_norms.to(recovered)[matching[found]]
+    return recovered / true.sum(dim=0, dtype=torch.float64)

@@ -1,0 +1,137 @@
+"""The gated SAE: whether a feature is on and how strongly, decided apart (Rajamanoharan et al. 2024)."""
+
+import copy
+from collections.abc import Collection
+from typing import Any, Literal, Self, get_args
+
+import torch
+from torch import Tensor, nn
+
+from saelab.sae.base import Preset, SparseAutoencoder, _mean_square
+from saelab.sae.jumprelu import JumpReLUSAE
+from saelab.sae.sparse import Entries
+
+Ablation = Literal["unfrozen_decoder", "no_r_mag", "untied_encoders", "no_auxiliary"]
+
+
+class GatedSAE(SparseAutoencoder):
+    """Gate and magnitude from one shared encoder (paper, eq. 5-8 and appendix G).
+
+    With ``u = (x - b_dec) @ W_enc``: ``pi_gate = u + b_gate``, ``pi_mag = u * exp(r_mag) + b_mag``,
+    ``codes = (pi_gate > gate_threshold) * relu(pi_mag)``. The L1 and the auxiliary term see ``relu(pi_gate)``; in the
+    paper preset the auxiliary decode gives no gradient to ``W_dec`` and ``b_dec``.
+
+    Parameters
+    ----------
+    ablations
+        What to leave out, any of (paper, section 5.1, all in its own preset): ``"unfrozen_decoder"`` lets the auxiliary
+        term train the decoder; ``"no_r_mag"`` shares the encoder without rescaling; ``"untied_encoders"`` gives the
+        magnitude its own encoder ``W_mag``, ``pi_mag = (x - b_dec) @ W_mag + b_mag``; ``"no_auxiliary"`` drops the
+        auxiliary term, so that only the L1 penalty moves the gate's bias.
+    d_in, d_sae, preset, seed, device, dtype
+        As for every `SparseAutoencoder`.
+    """
+
+    architecture = "gated"
+    b_gate: nn.Parameter
+    b_mag: nn.Parameter
+    r_mag: nn.Parameter
+    W_mag: nn.Parameter
+
+    def __init__(
+        self,
+        d_in: int,
+        d_sae: int,
+        *,
+        preset: Preset = "paper",
+        ablations: Collection[Ablation] = (),
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        unknown = {ablations} if isinstance(ablations, str) else set(ablations) - set(get_args(Ablation))
+        if unknown:
+            raise ValueError(
+                f"ablations must be a collection of {', '.join(get_args(Ablation))}; not understood: {unknown}"
+            )
+        if ablations and preset != "paper":
+            raise ValueError(f"the ablations are those of preset 'paper'; take that, or none with {preset!r}")
+        self.ablations = frozenset(ablations)
+        super().__init__(d_in, d_sae, preset=preset, seed=seed, device=device, dtype=dtype)
+        if "untied_encoders" in self.ablations:
+            self.W_mag = nn.Parameter(self.W_enc.detach().clone())
+
+    @property
+    def feature_parameters(self) -> tuple[str, ...]:
+        rescales = self.ablations.isdisjoint({"no_r_mag", "untied_encoders"})
+        return ("b_gate", "b_mag", "r_mag") if rescales else ("b_gate", "b_mag")
+
+    @property
+    def gate_bias(self) -> Tensor:
+        return self.b_gate
+
+    def magnitude(self, entries: Entries, pi_gate: Tensor) -> Tensor:
+        if "untied_encoders" in self.ablations:
+            u = entries.project(self.W_mag)
+        elif "no_r_mag" in self.ablations:
+            u = entries.u
+        else:
+            u = entries.u * entries.per_feature(self.r_mag.exp())
+        return (u + entries.per_feature(self.b_mag)).relu()
+
+    @torch.no_grad()
+    def magnitude_line(self) -> tuple[Tensor, Tensor]:
+        slope = self._rescaling("have its magnitude written as a line in its gate's pre-activation")
+        return slope, self.b_mag - slope * self.b_gate
+
+    def auxiliary(self, x: Tensor, entries: Entries, pi_gate: Tensor) -> Tensor | None:
+        """E||x - recon_frozen(relu(pi_gate))||^2 (paper, eq. 8): the decode gives no gradient to W_dec and b_dec."""
+        if "no_auxiliary" in self.ablations:
+            return None
+        frozen = self.preset == "paper" and "unfrozen_decoder" not in self.ablations
+        W_dec, b_dec = (self.W_dec.detach(), self.b_dec.detach()) if frozen else (self.W_dec, self.b_dec)
+        return _mean_square(entries.decode(pi_gate.relu(), W_dec, b_dec - x))
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "ablations": sorted(self.ablations)}
+
+    @torch.no_grad()
+    def to_jumprelu(self) -> "JumpReLUSAE":
+        """The JumpReLU SAE with the same codes (paper, appendix E); `gate_threshold` is folded into its thresholds.
+
+        Raises
+        ------
+        ValueError
+            With untied encoders: gate and magnitude then look along different directions.
+        """
+        scale = self._rescaling("be written as a JumpReLU SAE")
+        sae = JumpReLUSAE(self.d_in, self.d_sae, preset=self.preset, device=self.W_enc.device, dtype=self.W_enc.dtype)
+        sae.W_enc.copy_(self.W_enc * scale)
+        sae.W_dec.copy_(self.W_dec)
+        sae.b_dec.copy_(self.b_dec)
+        sae.b_enc.copy_(self.b_mag)
+        sae.threshold.copy_(self.b_mag - scale * (self.b_gate - self.gate_threshold))
+        sae.trained_on = self.trained_on
+        return sae
+
+    @torch.no_grad()
+    def with_natural_b_mag(self) -> Self:
+        """A copy with ``b_mag = exp(r_mag) * b_gate``: magnitudes then start from 0 at the gate, a rescaled ReLU.
+
+        The discontinuity of the codes at the gate is gone; what is left is rescaling without a shift.
+
+        Raises
+        ------
+        ValueError
+            With untied encoders, which have no such reference.
+        """
+        scale = self._rescaling("be given a natural b_mag")
+        sae = copy.deepcopy(self)
+        sae.b_mag.copy_(scale * self.b_gate)
+        return sae
+
+    def _rescaling(self, purpose: str) -> Tensor:
+        """``exp(r_mag)``, ``(d_sae,)``; ones under the ablation without it."""
+        if "untied_encoders" in self.ablations:
+            raise ValueError(f"a gated SAE with untied encoders cannot {purpose}: its magnitude has its own W_mag")
+        return torch.ones_like(self.b_gate) if "no_r_mag" in self.ablations else self.r_mag.exp()

@@ -1,0 +1,54 @@
+"""Rescale and shift: a trained standard SAE whose magnitudes are repaired."""
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from saelab.sae.base import SparseAutoencoder, TrainingPass
+from saelab.sae.sparse import Entries
+from saelab.sae.standard import StandardSAE
+
+
+class RescaleShiftSAE(SparseAutoencoder):
+    """A trained standard SAE, frozen, whose codes are rescaled and shifted to undo shrinkage (paper, section 5.2).
+
+    ``codes = (pi > gate_threshold) * relu(exp(r_mag) * pi + b_mag)`` with the standard SAE's ``pi``. Only ``r_mag`` and
+    ``b_mag`` learn, on the reconstruction error alone: ``l1_coefficient`` is unused. Make one with `from_standard`.
+    """
+
+    architecture = "rescale_shift"
+    feature_parameters = ("b_enc", "r_mag", "b_mag")
+    frozen_parameters = ("W_enc", "W_dec", "b_dec", "b_enc")
+    b_enc: nn.Parameter
+    r_mag: nn.Parameter
+    b_mag: nn.Parameter
+
+    @classmethod
+    @torch.no_grad()
+    def from_standard(cls, standard: StandardSAE) -> Self:
+        """A rescale-and-shift SAE on a copy of ``standard``'s weights; until it is trained, their codes are equal."""
+        if not isinstance(standard, StandardSAE):
+            raise TypeError(f"from_standard takes a StandardSAE, not a {type(standard).__name__}")
+        W = standard.W_enc
+        sae = cls(standard.d_in, standard.d_sae, preset=standard.preset, device=W.device, dtype=W.dtype)
+        for name, parameter in standard.named_parameters():
+            sae.get_parameter(name).copy_(parameter)
+        sae.gate_threshold = standard.gate_threshold
+        sae.trained_on = standard.trained_on
+        return sae
+
+    @property
+    def gate_bias(self) -> Tensor:
+        return self.b_enc
+
+    def magnitude(self, entries: Entries, pi_gate: Tensor) -> Tensor:
+        return (pi_gate * entries.per_feature(self.r_mag.exp()) + entries.per_feature(self.b_mag)).relu()
+
+    @torch.no_grad()
+    def magnitude_line(self) -> tuple[Tensor, Tensor]:
+        return self.r_mag.exp(), self.b_mag.clone()
+
+    def training_pass(self, x: Tensor, *, l1_coefficient: float = 0.0, aux_coefficient: float = 0.0) -> TrainingPass:
+        """The loss is the reconstruction error; both coefficients are unused."""
+        return super().training_pass(x, l1_coefficient=0.0)

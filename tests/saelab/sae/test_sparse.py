@@ -1,0 +1,248 @@
+"""The sparse step is the dense step, in values and in gradients; a user cannot tell them apart but by the clock."""
+
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from saelab import (
+    GatedSAE,
+    JumpReLUSAE,
+    RescaleShiftSAE,
+    SAELoss,
+    SparseAutoencoder,
+    StandardSAE,
+    Trainer,
+    TrainingConfig,
+)
+from saelab.sae import sparse
+
+ALWAYS_SPARSE, ALWAYS_DENSE = 1.0, -1.0
+
+VARIANTS: dict[str, Callable[..., SparseAutoencoder]] = {
+    "standard": StandardSAE,
+    "standard, norm-weighted": lambda *sizes, **rest: StandardSAE(*sizes, preset="norm_weighted", **rest),
+    "gated": GatedSAE,
+    "gated, norm-weighted": lambda *sizes, **rest: GatedSAE(*sizes, preset="norm_weighted", **rest),
+    "gated, unfrozen decoder": lambda *sizes, **rest: GatedSAE(*sizes, ablations=["unfrozen_decoder"], **rest),
+    "gated, no r_mag": lambda *sizes, **rest: GatedSAE(*sizes, ablations=["no_r_mag"], **rest),
+    "gated, untied encoders": lambda *sizes, **rest: GatedSAE(*sizes, ablations=["untied_encoders"], **rest),
+    "gated, no auxiliary term": lambda *sizes, **rest: GatedSAE(*sizes, ablations=["no_auxiliary"], **rest),
+    "gated, untied and unfrozen": lambda *sizes, **rest: GatedSAE(
+        *sizes, ablations=["untied_encoders", "unfrozen_decoder"], **rest
+    ),
+    "rescale-and-shift": RescaleShiftSAE,
+    "jumprelu": JumpReLUSAE,
+}
+every_variant = pytest.mark.parametrize("name", VARIANTS)
+
+
+def make_random(
+    name: str, seed: int = 0, dtype: torch.dtype = torch.float64, d_in: int = 12, d_sae: int = 40, shift: float = 0.0
+) -> SparseAutoencoder:
+    """An SAE with every parameter random, so that no gradient vanishes by symmetry; ``shift`` moves every gate."""
+    sae = VARIANTS[name](d_in, d_sae, seed=seed, dtype=dtype)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator).to(dtype))
+        gate_bias = "b_gate" if "b_gate" in sae.feature_parameters else "b_enc"
+        sae.get_parameter(gate_bias).add_(shift)
+    return sae
+
+
+def loss_and_gradients(
+    sae: SparseAutoencoder, x: torch.Tensor, share: float, *, amx: bool = False
+) -> tuple[SAELoss, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Loss; what else the pass measures; and every gradient. Taken on one path, with or without the bfloat16 screen."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(sparse, "DENSE_ABOVE", share)
+        monkeypatch.setattr(sparse, "_has_amx", lambda: amx)
+        sae.zero_grad()
+        result = sae.training_pass(x, l1_coefficient=0.7, aux_coefficient=0.4)
+        torch.autograd.backward(result.loss.total)
+    measured = {"residual": result.residual, "l0": result.l0, "fired": result.fired}
+    return result.loss, measured, {name: p.grad for name, p in sae.named_parameters() if p.grad is not None}
+
+
+def assert_close(ours: torch.Tensor, theirs: torch.Tensor, relative: float) -> None:
+    """Equal up to ``relative`` of the largest entry: what a sum of many terms can promise."""
+    largest = theirs.abs().max().item()
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=relative * largest + 1e-30)
+
+
+@settings(max_examples=300)
+@given(
+    name=st.sampled_from(sorted(VARIANTS)),
+    precision=st.sampled_from(
+        [(torch.float64, 1e-10, False), (torch.float32, 1e-5, False), (torch.float32, 1e-5, True)]
+    ),
+    batch=st.integers(1, 17),
+    d_in=st.integers(1, 40),
+    d_sae=st.integers(1, 70),
+    shift=st.sampled_from([-100.0, -3.0, -1.5, 0.0, 2.0, 100.0]),
+    threshold=st.sampled_from([-0.5, 0.0, 0.8]),
+    seed=st.integers(0, 10_000),
+)
+def test_sparse_and_dense_steps_agree_in_every_loss_term_and_gradient(
+    name: str,
+    precision: tuple[torch.dtype, float, bool],
+    batch: int,
+    d_in: int,
+    d_sae: int,
+    shift: float,
+    threshold: float,
+    seed: int,
+) -> None:
+    dtype, relative, amx = precision
+    sae = make_random(name, seed, dtype, d_in, d_sae, shift)
+    sae.gate_threshold = threshold
+    x = torch.randn(batch, d_in, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    dense_loss, dense_measured, dense = loss_and_gradients(sae, x, ALWAYS_DENSE)
+    sparse_loss, sparse_measured, sparse_ = loss_and_gradients(sae, x, ALWAYS_SPARSE, amx=amx)
+    for ours, theirs in zip(sparse_loss, dense_loss, strict=True):
+        assert_close(ours.detach(), theirs.detach(), relative)
+    assert_close(sparse_measured["residual"], dense_measured["residual"], relative)
+    assert sparse_measured["l0"] == dense_measured["l0"]
+    assert torch.equal(sparse_measured["fired"], dense_measured["fired"])
+    assert sparse_.keys() == dense.keys()
+    for parameter in dense:
+        assert_close(sparse_[parameter], dense[parameter], relative)
+
+
+@settings(max_examples=200)
+@given(
+    seed=st.integers(0, 10_000),
+    batch=st.integers(1, 20),
+    d_in=st.integers(1, 100),
+    d_sae=st.integers(1, 100),
+    magnitude=st.sampled_from([1e-6, 1.0, 1e6]),
+)
+def test_the_bfloat16_screen_misses_no_entry(seed: int, batch: int, d_in: int, d_sae: int, magnitude: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x, W = torch.randn(batch, d_in, generator=generator), torch.randn(d_in, d_sae, generator=generator) * magnitude
+    limit = (x @ W).median(dim=0).values * (1 + 1e-3 * torch.randn(d_sae, generator=generator))  # many close calls
+    found = sparse._screen(x, W, limit)
+    assert found is not None
+    above = (x.double() @ W.double() > limit.double()).flatten().nonzero().squeeze(1)
+    assert set(above.tolist()) <= set(found.tolist())
+
+
+@every_variant
+@pytest.mark.parametrize("share", [ALWAYS_SPARSE, ALWAYS_DENSE])
+def test_gradient_with_respect_to_the_input_is_right(name: str, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sparse, "DENSE_ABOVE", share)
+    sae, x = make_random(name, 5), torch.randn(4, 12, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: sae.training_pass(x, l1_coefficient=0.7).loss.total, (x,))
+
+
+@every_variant
+def test_dense_path_has_the_gradients_of_plain_autograd(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one place where the dense path is not plain autograd is the reused encoder matmul."""
+    sae, x = make_random(name, 3), torch.randn(9, 12, dtype=torch.float64)
+    _, _, ours = loss_and_gradients(sae, x, ALWAYS_DENSE)
+    monkeypatch.setattr(
+        "saelab.sae.base.find_entries",
+        lambda x, b_dec, W_enc, bias, floor: sparse.DenseEntries((x - b_dec) @ W_enc, x - b_dec),
+    )
+    _, _, plain = loss_and_gradients(sae, x, ALWAYS_DENSE)
+    assert ours.keys() == plain.keys()
+    for parameter in plain:
+        torch.testing.assert_close(ours[parameter], plain[parameter], rtol=1e-12, atol=1e-12)
+
+
+@every_variant
+@pytest.mark.parametrize("share", [ALWAYS_SPARSE, ALWAYS_DENSE])
+def test_a_batch_with_nothing_active_still_trains_the_decoder_bias(name: str, share: float) -> None:
+    sae = make_random(name, dtype=torch.float32, shift=-1e3)
+    torch.nn.init.zeros_(sae.b_dec)
+    loss, measured, gradients = loss_and_gradients(sae, torch.ones(5, 12), share)
+    assert measured["l0"] == 0 and not measured["fired"].any()
+    assert loss.reconstruction.item() == pytest.approx(12)
+    if not isinstance(sae, RescaleShiftSAE):
+        # Where its decoder is not frozen, the auxiliary term adds 0.4 times as much.
+        expected = (
+            -2.8 if name in ("gated, norm-weighted", "gated, unfrozen decoder", "gated, untied and unfrozen") else -2
+        )
+        assert torch.allclose(gradients["b_dec"], torch.full((12,), float(expected)))
+
+
+@every_variant
+def test_sparse_steps_run_without_grad_and_under_autocast_and_print_no_warning(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sae, x = make_random(name, dtype=torch.float32, shift=-1.0), torch.randn(64, 12)
+    for share in (ALWAYS_SPARSE, ALWAYS_DENSE):
+        monkeypatch.setattr(sparse, "DENSE_ABOVE", share)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            plain_loss, _, plain = loss_and_gradients(sae, x, share)
+            plain = {parameter: gradient.clone() for parameter, gradient in plain.items()}
+            with torch.no_grad():
+                ungraded = sae.training_pass(x, l1_coefficient=0.7, aux_coefficient=0.4)
+            assert ungraded.loss.total.item() == pytest.approx(plain_loss.total.item())
+            sae.zero_grad()
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                mixed = sae.training_pass(x, l1_coefficient=0.7, aux_coefficient=0.4)
+            torch.autograd.backward(mixed.loss.total)
+        assert mixed.loss.total.item() == pytest.approx(plain_loss.total.item(), rel=0.05)
+        for parameter, gradient in plain.items():
+            mixed_gradient = sae.get_parameter(parameter).grad
+            assert mixed_gradient is not None and mixed_gradient.dtype == torch.float32
+            assert (mixed_gradient - gradient).norm() < 0.15 * gradient.norm() + 1e-6, parameter
+
+
+def test_an_sae_in_half_precision_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sparse, "DENSE_ABOVE", ALWAYS_SPARSE)
+    sae, x = make_random("gated", dtype=torch.bfloat16), torch.randn(64, 12, dtype=torch.bfloat16)
+    torch.autograd.backward(sae.training_pass(x, l1_coefficient=1).loss.total)
+    assert sae.W_enc.grad is not None and sae.W_enc.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("amx", [False, True])
+def test_density_chooses_the_path(amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sparse, "_has_amx", lambda: amx)
+    x, W_enc = torch.randn(100, 12), torch.randn(12, 40)
+    for bias, kind in ((-100.0, sparse.ActiveEntries), (100.0, sparse.DenseEntries)):
+        found = sparse.find_entries(x, torch.zeros(12), W_enc, torch.full((40,), bias), floor=0.0)
+        assert isinstance(found, kind)
+
+
+@pytest.mark.parametrize("amx", [False, True])
+@pytest.mark.parametrize("parameter", ["W_enc", "b_gate", "W_dec", "b_dec"])
+def test_a_weight_that_is_not_a_number_shows_in_the_loss(parameter: str, amx: bool) -> None:
+    sae = make_random("gated", dtype=torch.float32, shift=-1.0)
+    with torch.no_grad():
+        weight = sae.get_parameter(parameter)
+        weight[(0,) * weight.ndim] = float("nan")
+    loss, _, _ = loss_and_gradients(sae, torch.randn(64, 12), ALWAYS_SPARSE, amx=amx)
+    assert not torch.isfinite(loss.total)
+
+
+def test_the_crossover_of_a_device_is_measured_and_one_without_sparse_kernels_stays_dense(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with torch.no_grad():  # as it is called
+        measured = sparse.measured_crossover(torch.device("cpu"), 512, 64, 2048, autocast=False)
+    assert 0 < measured <= 0.1  # of so many entries, two in a thousand are faster alone by far
+
+    def unsupported(*_: object) -> None:
+        raise RuntimeError("no sparse kernels here")
+
+    monkeypatch.setattr(sparse, "_matmul", unsupported)
+    assert sparse.measured_crossover(torch.device("cpu"), 64, 16, 129, autocast=False) == -1
+
+
+@every_variant
+def test_a_sparse_run_ends_where_a_dense_run_ends(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(512, 12, dtype=torch.float64)
+    ends = []
+    for share in (ALWAYS_SPARSE, ALWAYS_DENSE):
+        monkeypatch.setattr(sparse, "DENSE_ABOVE", share)
+        sae = VARIANTS[name](12, 40, dtype=torch.float64)
+        trainer = Trainer(sae, x, TrainingConfig(n_steps=60, batch_size=64, l1_coefficient=1)).run(progress=False)
+        ends.append(trainer.records[-1].loss)
+    assert ends[0] == pytest.approx(ends[1], rel=1e-5)
