@@ -55,6 +55,21 @@ class TrainingPass(NamedTuple):
     """``(d_sae,)``, boolean: which features were on anywhere in the batch, or would be at a `gate_threshold` of 0."""
 
 
+class Look(NamedTuple):
+    """How an architecture is drawn, in every figure and widget: told from the others in colour and without."""
+
+    light: str
+    """Its colour on a light page; at least 3:1 against white."""
+    dark: str
+    """Its colour on a dark page."""
+    marker: str
+    """A marker of matplotlib's: one of ``o s ^ D v P * X``."""
+    dash: tuple[float, ...] = ()
+    """Lengths of dash and gap in line widths; empty for a solid line."""
+    width: float = 1.8
+    """Of its lines, in points."""
+
+
 def check_activations(x: Tensor, d_in: int | None = None) -> None:
     """Refuse what cannot be activations: not floating point, empty, of another width than ``d_in``, NaN or infinite.
 
@@ -106,6 +121,10 @@ class SparseAutoencoder(nn.Module, ABC):
 
     architecture: ClassVar[str]
     """Its name in `ARCHITECTURES`, where defining the class puts it."""
+    label: ClassVar[str]
+    """What figures and widgets call it, in lower case but for a proper name."""
+    look: ClassVar[Look]
+    """How figures and widgets draw it."""
     frozen_parameters: ClassVar[tuple[str, ...]] = ()
     """Names of its parameters that training leaves as they are."""
     W_enc: nn.Parameter

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
-from saelab.sae.base import Preset, SparseAutoencoder, _mean_square
+from saelab.sae.base import Look, Preset, SparseAutoencoder, _mean_square
 from saelab.sae.jumprelu import JumpReLUSAE
 from saelab.sae.sparse import Entries
 
@@ -33,6 +33,8 @@ class GatedSAE(SparseAutoencoder):
     """
 
     architecture = "gated"
+    label = "gated"
+    look = Look("#222222", "#e8e8e8", "o")
     b_gate: nn.Parameter
     b_mag: nn.Parameter
     r_mag: nn.Parameter

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from saelab.sae.base import SparseAutoencoder
+from saelab.sae.base import Look, SparseAutoencoder
 from saelab.sae.sparse import Entries
 
 
@@ -16,6 +16,8 @@ class JumpReLUSAE(SparseAutoencoder):
     """
 
     architecture = "jumprelu"
+    label = "JumpReLU"
+    look = Look("#009e73", "#2dbd92", "D", (4, 1.5), width=1.0)
     feature_parameters = ("b_enc", "threshold")
     frozen_parameters = ("threshold",)
     b_enc: nn.Parameter

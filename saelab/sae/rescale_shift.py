@@ -5,7 +5,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from saelab.sae.base import SparseAutoencoder, TrainingPass
+from saelab.sae.base import Look, SparseAutoencoder, TrainingPass
 from saelab.sae.sparse import Entries
 from saelab.sae.standard import StandardSAE
 
@@ -18,6 +18,8 @@ class RescaleShiftSAE(SparseAutoencoder):
     """
 
     architecture = "rescale_shift"
+    label = "rescale and shift"
+    look = Look("#2a8fc9", "#56b4e9", "^", (4, 1.5))
     feature_parameters = ("b_enc", "r_mag", "b_mag")
     frozen_parameters = ("W_enc", "W_dec", "b_dec", "b_enc")
     b_enc: nn.Parameter

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from saelab.sae.base import SparseAutoencoder
+from saelab.sae.base import Look, SparseAutoencoder
 from saelab.sae.sparse import Entries
 
 
@@ -14,6 +14,8 @@ class StandardSAE(SparseAutoencoder):
     """
 
     architecture = "standard"
+    label = "standard"
+    look = Look("#c98500", "#e69f00", "s")
     feature_parameters = ("b_enc",)
     b_enc: nn.Parameter
 
