@@ -1,101 +1,74 @@
 """SAELab: train, measure and teach sparse autoencoders, the gated kind above all."""
 
-from saelab.data.activations import ActivationStore, harvest, harvest_pooled
-from saelab.data.labelled import LabelledSet, sentiment_activations, sentiment_set
-from saelab.data.language_models import load_language_model, load_sentiment, load_text
-from saelab.data.shards import StoreError
-from saelab.data.synthetic import SuperpositionData, superposition
-from saelab.evaluation.features import FeatureReading, read_features
-from saelab.evaluation.metrics import (
-    FVU,
-    L0,
-    L1,
-    CosineSimilarity,
-    DictionaryMatch,
-    FeatureDensity,
-    RelativeReconstructionBias,
-    SAEMetrics,
-    evaluate,
-    feature_shrinkage,
-    matched_cosine_similarity,
-    relative_reconstruction_bias,
-)
-from saelab.evaluation.probing import (
-    ProbeReport,
-    compare_representations,
-    effective_dimension,
-    principal_components,
-    probe,
-    probe_weights,
-)
-from saelab.evaluation.splicing import LossRecovered, loss_recovered, spliced
-from saelab.files.sae_files import export, load, save
-from saelab.files.tensor_files import SAEFileError
-from saelab.sae.base import ARCHITECTURES, SAELoss, SparseAutoencoder, TrainedOn
-from saelab.sae.gated import GatedSAE
-from saelab.sae.jumprelu import JumpReLUSAE
-from saelab.sae.rescale_shift import RescaleShiftSAE
-from saelab.sae.standard import StandardSAE
-from saelab.sae.thresholds import threshold_curves
-from saelab.training.resampling import resample_dead_features
-from saelab.training.sweeps import sweep
-from saelab.training.trainer import NonFiniteLossError, Trainer, TrainingConfig, TrainingRecord
+from types import ModuleType as _ModuleType
+
+# The architectures, one line each: importing a class registers it. Menus and legends follow this order.
+# isort: off
+from saelab.sae.standard import StandardSAE as StandardSAE
+from saelab.sae.gated import GatedSAE as GatedSAE
+from saelab.sae.rescale_shift import RescaleShiftSAE as RescaleShiftSAE
+from saelab.sae.jumprelu import JumpReLUSAE as JumpReLUSAE
+# isort: on
+
+from saelab.data.activations import ActivationStore as ActivationStore
+from saelab.data.activations import harvest as harvest
+from saelab.data.activations import harvest_pooled as harvest_pooled
+from saelab.data.labelled import LabelledSet as LabelledSet
+from saelab.data.labelled import sentiment_activations as sentiment_activations
+from saelab.data.labelled import sentiment_set as sentiment_set
+from saelab.data.language_models import ModelNotFoundError as ModelNotFoundError
+from saelab.data.language_models import load_language_model as load_language_model
+from saelab.data.language_models import load_sentiment as load_sentiment
+from saelab.data.language_models import load_text as load_text
+from saelab.data.shards import StoreError as StoreError
+from saelab.data.synthetic import SuperpositionData as SuperpositionData
+from saelab.data.synthetic import superposition as superposition
+from saelab.evaluation.features import FeatureReading as FeatureReading
+from saelab.evaluation.features import read_features as read_features
+from saelab.evaluation.metrics import FVU as FVU
+from saelab.evaluation.metrics import L0 as L0
+from saelab.evaluation.metrics import L1 as L1
+from saelab.evaluation.metrics import CosineSimilarity as CosineSimilarity
+from saelab.evaluation.metrics import DictionaryMatch as DictionaryMatch
+from saelab.evaluation.metrics import FeatureDensity as FeatureDensity
+from saelab.evaluation.metrics import RelativeReconstructionBias as RelativeReconstructionBias
+from saelab.evaluation.metrics import SAEMetrics as SAEMetrics
+from saelab.evaluation.metrics import evaluate as evaluate
+from saelab.evaluation.metrics import feature_shrinkage as feature_shrinkage
+from saelab.evaluation.metrics import matched_cosine_similarity as matched_cosine_similarity
+from saelab.evaluation.metrics import relative_reconstruction_bias as relative_reconstruction_bias
+from saelab.evaluation.probing import ProbeReport as ProbeReport
+from saelab.evaluation.probing import compare_representations as compare_representations
+from saelab.evaluation.probing import effective_dimension as effective_dimension
+from saelab.evaluation.probing import pool_reports as pool_reports
+from saelab.evaluation.probing import principal_components as principal_components
+from saelab.evaluation.probing import probe as probe
+from saelab.evaluation.probing import probe_weights as probe_weights
+from saelab.evaluation.splicing import LossRecovered as LossRecovered
+from saelab.evaluation.splicing import loss_recovered as loss_recovered
+from saelab.evaluation.splicing import spliced as spliced
+from saelab.files.sae_files import export as export
+from saelab.files.sae_files import load as load
+from saelab.files.sae_files import save as save
+from saelab.files.tensor_files import SAEFileError as SAEFileError
+from saelab.sae.base import ARCHITECTURES as ARCHITECTURES
+from saelab.sae.base import Encoded as Encoded
+from saelab.sae.base import SAELoss as SAELoss
+from saelab.sae.base import SparseAutoencoder as SparseAutoencoder
+from saelab.sae.base import TrainedOn as TrainedOn
+from saelab.sae.declarations import Knob as Knob
+from saelab.sae.declarations import Look as Look
+from saelab.sae.declarations import LossTerm as LossTerm
+from saelab.sae.declarations import Moment as Moment
+from saelab.sae.elementwise import ElementwiseSAE as ElementwiseSAE
+from saelab.sae.thresholds import threshold_curves as threshold_curves
+from saelab.training.resampling import resample_dead_features as resample_dead_features
+from saelab.training.runs import NonFiniteLossError as NonFiniteLossError
+from saelab.training.runs import TrainingConfig as TrainingConfig
+from saelab.training.runs import TrainingRecord as TrainingRecord
+from saelab.training.sweeps import sweep as sweep
+from saelab.training.trainer import Trainer as Trainer
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "ARCHITECTURES",
-    "FVU",
-    "L0",
-    "L1",
-    "ActivationStore",
-    "CosineSimilarity",
-    "DictionaryMatch",
-    "FeatureDensity",
-    "FeatureReading",
-    "GatedSAE",
-    "JumpReLUSAE",
-    "LabelledSet",
-    "LossRecovered",
-    "NonFiniteLossError",
-    "ProbeReport",
-    "RelativeReconstructionBias",
-    "RescaleShiftSAE",
-    "SAEFileError",
-    "SAELoss",
-    "SAEMetrics",
-    "SparseAutoencoder",
-    "StandardSAE",
-    "StoreError",
-    "SuperpositionData",
-    "TrainedOn",
-    "Trainer",
-    "TrainingConfig",
-    "TrainingRecord",
-    "compare_representations",
-    "effective_dimension",
-    "evaluate",
-    "export",
-    "feature_shrinkage",
-    "harvest",
-    "harvest_pooled",
-    "load",
-    "load_language_model",
-    "load_sentiment",
-    "load_text",
-    "loss_recovered",
-    "matched_cosine_similarity",
-    "principal_components",
-    "probe",
-    "probe_weights",
-    "read_features",
-    "relative_reconstruction_bias",
-    "resample_dead_features",
-    "save",
-    "sentiment_activations",
-    "sentiment_set",
-    "spliced",
-    "superposition",
-    "sweep",
-    "threshold_curves",
-]
+__all__ = [name for name, value in globals().items() if not (name.startswith("_") or isinstance(value, _ModuleType))]

@@ -531,7 +531,7 @@ def train(
         "d_in": trainer.sae.d_in,
         "d_sae": trainer.sae.d_sae,
         "seconds": trainer.seconds,
-        **last._asdict(),
+        **last.as_dict(),
     }
     text = (
         f"Step {last.step}: loss {last.loss:.4g}, L0 {last.l0:.4g}, FVU {last.fvu:.4g}, gamma {last.gamma:.4g}, "

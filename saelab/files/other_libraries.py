@@ -5,6 +5,7 @@ dictionary_learning 0.1.0, ``dictionary.py`` and ``utils.py``. The latter wants 
 ``weights_only``, which runs no code.
 """
 
+import copy
 import json
 import math
 import os
@@ -20,98 +21,85 @@ from torch import Tensor
 
 from saelab.files.tensor_files import SAEFileError, check_tensors, open_safetensors
 from saelab.sae.base import ARCHITECTURES, Preset, SparseAutoencoder
-from saelab.sae.gated import GatedSAE
-from saelab.sae.jumprelu import JumpReLUSAE
-from saelab.sae.rescale_shift import RescaleShiftSAE
-from saelab.sae.standard import StandardSAE
+from saelab.sae.declarations import ForeignForm
 
 Format = Literal["sae_lens", "dictionary_learning"]
 SAE_LENS_VERSION = "6.0.0"
 """What exported folders say they were written by: the first version with this format."""
 _DTYPES = ("float32", "float64", "float16", "bfloat16")
-_FEATURE_TENSORS = {
-    "standard": ("b_enc",),
-    "gated": ("b_gate", "b_mag", "r_mag"),
-    "jumprelu": ("b_enc", "threshold"),
-}
-"""What the other libraries know: each architecture's tensors of shape ``(d_sae,)``, by SAELens' names and ours."""
-_DICTIONARY_LEARNING = {
-    "standard": (
-        "AutoEncoder",
-        {"bias": "b_dec", "encoder.weight": "W_enc", "encoder.bias": "b_enc", "decoder.weight": "W_dec"},
-    ),
-    "gated": (
-        "GatedAutoEncoder",
-        {
-            "decoder_bias": "b_dec", "encoder.weight": "W_enc", "decoder.weight": "W_dec",
-            "gate_bias": "b_gate", "mag_bias": "b_mag", "r_mag": "r_mag",
-        },
-    ),
-    "jumprelu": (
-        "JumpReluAutoEncoder",
-        {"W_enc": "W_enc", "b_enc": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec", "threshold": "threshold"},
-    ),
-}  # fmt: skip
-"""Its class for each architecture, and our name for each of its tensors; those called ``.weight`` are transposed."""
+
+
+class Portable(NamedTuple):
+    """An SAE as it is written: what it does to unscaled activations stands in its tensors and settings alone."""
+
+    cls: type[SparseAutoencoder]
+    tensors: dict[str, Tensor]
+    """By our names: ``W_enc``, ``W_dec``, ``b_dec``, and what the form of ``cls`` lists."""
+    settings: dict[str, Any]
+
+    @property
+    def form(self) -> ForeignForm:
+        assert self.cls.foreign is not None
+        return self.cls.foreign
 
 
 @torch.no_grad()
-def portable(sae: SparseAutoencoder, scale: float, as_jumprelu: bool) -> tuple[str, dict[str, Tensor]]:
-    """Architecture and tensors, by our names, of what does the same to unscaled activations at a threshold of 0."""
+def portable(sae: SparseAutoencoder, scale: float, as_jumprelu: bool, format: Format) -> Portable:
+    """What is written of an SAE that was trained on activations times ``scale``.
+
+    Where ``format`` has no place for its architecture, it is written as the JumpReLU SAE with the same codes.
+    """
     if not (math.isfinite(scale) and scale > 0):
         raise ValueError(f"scale must be positive and finite, not {scale}; it is the ActivationStore's")
-    dtype = torch.promote_types(sae.W_enc.dtype, torch.float32)  # folding would round half precision once more
-    own = {name: parameter.detach().to("cpu", dtype) for name, parameter in sae.named_parameters()}
-    threshold = sae.gate_threshold
+    # Folding would round half precision once more.
+    exact = copy.deepcopy(sae).to("cpu", torch.promote_types(sae.W_enc.dtype, torch.float32))
+    written = exact.portable(as_jumprelu=as_jumprelu)
+    if written.foreign is not None and getattr(written.foreign, format) is None:
+        written = exact.portable(as_jumprelu=True)
+    assert written.foreign is not None
+    tensors = {name: tensor.detach() for name, tensor in written.state_dict().items()}
     # u = (scale * x - b_dec) @ W_enc = (x - b_dec / scale) @ (scale * W_enc), so that all that follows u stays.
-    W_enc, W_dec, b_dec = own["W_enc"] * scale, own["W_dec"] / scale, own["b_dec"] / scale
-    if type(sae) is StandardSAE and not as_jumprelu:
-        if threshold > 0:  # below 0 it does nothing: the relu is there first
-            raise ValueError(
-                f"a standard SAE with gate_threshold={threshold} has no such form in other libraries; "
-                "write it with as_jumprelu=True, or set its gate_threshold to 0"
-            )
-        features = {"b_enc": own["b_enc"]}
-    elif type(sae) is StandardSAE:
-        features = {"b_enc": own["b_enc"], "threshold": torch.full_like(own["b_enc"], threshold)}
-    elif type(sae) is JumpReLUSAE:
-        features = {"b_enc": own["b_enc"], "threshold": own["threshold"] + threshold}
-    elif type(sae) is RescaleShiftSAE:
-        # exp(r_mag) * pi + b_mag = exp(r_mag) * u + (exp(r_mag) * b_enc + b_mag), gated by pi = u + b_enc
-        b_mag = own["r_mag"].exp() * own["b_enc"] + own["b_mag"]
-        features = {"b_gate": own["b_enc"] - threshold, "b_mag": b_mag, "r_mag": own["r_mag"]}
-    elif type(sae) is GatedSAE and "untied_encoders" not in sae.ablations:
-        r_mag = own.get("r_mag", torch.zeros_like(own["b_mag"]))
-        features = {"b_gate": own["b_gate"] - threshold, "b_mag": own["b_mag"], "r_mag": r_mag}
-    elif type(sae) is GatedSAE:
-        raise ValueError("a gated SAE with untied encoders cannot be exported: other libraries have no place for W_mag")
-    else:
-        raise ValueError(f"a {type(sae).__name__} has no form in other libraries; keep it with saelab.save")
-    if as_jumprelu and "r_mag" in features:  # paper, appendix E
-        rescaling = features["r_mag"].exp()
-        W_enc = W_enc * rescaling
-        features = {"b_enc": features["b_mag"], "threshold": features["b_mag"] - rescaling * features["b_gate"]}
-    architecture = next(name for name, tensors in _FEATURE_TENSORS.items() if set(tensors) == features.keys())
-    return architecture, {"W_enc": W_enc, "W_dec": W_dec, "b_dec": b_dec, **features}
+    folded = {"W_enc": tensors["W_enc"] * scale, "W_dec": tensors["W_dec"] / scale, "b_dec": tensors["b_dec"] / scale}
+    return Portable(type(written), {**tensors, **folded}, written.settings())
+
+
+def _forms(format: Format) -> dict[str, type[SparseAutoencoder]]:
+    """Our class for each name that a library has for an architecture."""
+    known: dict[str, type[SparseAutoencoder]] = {}
+    for cls in ARCHITECTURES.values():
+        if cls.foreign is not None and format == "sae_lens" and cls.foreign.sae_lens:
+            known[cls.foreign.sae_lens] = cls
+        if cls.foreign is not None and format == "dictionary_learning" and cls.foreign.dictionary_learning:
+            known[cls.foreign.dictionary_learning[0]] = cls
+    return known
 
 
 @torch.no_grad()
-def _imported(path: Path, architecture: str, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> SparseAutoencoder:
+def _imported(
+    path: Path,
+    cls: type[SparseAutoencoder],
+    tensors: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    settings: Mapping[str, Any],
+) -> SparseAutoencoder:
     """An SAE of ours with ``tensors``, by our names; its preset is what the decoder's rows allow."""
     norms = tensors["W_dec"].float().norm(dim=1)
     unit = torch.allclose(norms, torch.ones_like(norms), atol=max(1e-3, torch.finfo(dtype).eps))
     preset: Preset = "paper" if unit else "norm_weighted"
     d_in, d_sae = tensors["W_enc"].shape
-    sae = ARCHITECTURES[architecture](d_in, d_sae, preset=preset, dtype=dtype)
-    for name, parameter in sae.named_parameters():
+    try:
+        sae = cls(d_in, d_sae, preset=preset, dtype=dtype, **settings)
+    except (TypeError, ValueError) as error:
+        raise SAEFileError(f"{path}: {error}") from error
+    for name, parameter in sae.state_dict().items():
         parameter.copy_(tensors[name])
         if not parameter.isfinite().all():
             raise SAEFileError(f"{path}: tensor {name} holds NaN or infinite values")
     return sae
 
 
-def _shapes(architecture: str, d_in: int, d_sae: int) -> dict[str, tuple[int, ...]]:
-    features = dict.fromkeys(_FEATURE_TENSORS[architecture], (d_sae,))
+def _shapes(form: ForeignForm, d_in: int, d_sae: int) -> dict[str, tuple[int, ...]]:
+    features = dict.fromkeys(form.features, (d_sae,))
     return {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,), **features}
 
 
@@ -184,13 +172,13 @@ def _with_metadata(fields: dict[str, Any], metadata: Mapping[str, Any]) -> dict[
     return {**fields, **metadata}
 
 
-def _as_sae_lens(
-    architecture: str, tensors: dict[str, Tensor], metadata: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _as_sae_lens(sae: Portable, metadata: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Config and tensors of a folder for ``SAE.load_from_disk``."""
+    tensors = sae.tensors
     d_in, d_sae = tensors["W_enc"].shape
     config = {
-        "architecture": architecture,
+        "architecture": sae.form.sae_lens,
+        **{field: sae.settings[name] for field, name in sae.form.sae_lens_fields.items()},
         "d_in": d_in,
         "d_sae": d_sae,
         "dtype": str(tensors["W_enc"].dtype).removeprefix("torch."),
@@ -222,9 +210,10 @@ def _read_sae_lens(config_path: Path, weights_path: Path) -> SparseAutoencoder:
         )
     # What SAELens takes where a field is missing: `handle_config_defaulting`.
     hook = str(config.get("hook_name") or config.get("hook_point") or "") if major < newest else ""
+    known = _forms("sae_lens")
     settings: dict[str, tuple[object, tuple[object, ...], str]] = {
         # field: its default, what may stand there, and what to do where something else does
-        "architecture": ("standard" if major < newest else None, tuple(_FEATURE_TENSORS), ""),
+        "architecture": ("standard" if major < newest else None, tuple(known), ""),
         "dtype": (None, tuple(f"{torch_}{name}" for torch_ in ("", "torch.") for name in _DTYPES), ""),
         "apply_b_dec_to_input": (True, (True, False), ""),
         "normalize_activations": (
@@ -238,6 +227,8 @@ def _read_sae_lens(config_path: Path, weights_path: Path) -> SparseAutoencoder:
             "; write that into a copy of the folder, and give it activations with their heads flattened into d_in",
         ),
         "activation_fn_str" if "activation_fn_str" in config else "activation_fn": ("relu", ("relu",), ""),
+        # A TopK SAE whose pre-activations are chosen by what they add to the reconstruction.
+        "rescale_acts_by_decoder_norm": (False, (False,), "; fold the decoder's norms into its weights first"),
     }
     for field, (default, allowed, advice) in settings.items():
         config.setdefault(field, default)
@@ -253,29 +244,41 @@ def _read_sae_lens(config_path: Path, weights_path: Path) -> SparseAutoencoder:
     scaling_factor = tensors.pop("scaling_factor", torch.ones(1))  # in files of before version 6
     if not torch.equal(scaling_factor, torch.ones_like(scaling_factor)):
         raise SAEFileError(f"{weights_path}: tensor scaling_factor is not all ones; fold it into W_dec first")
-    architecture = config["architecture"]
-    check_tensors(
-        weights_path, tensors, _shapes(architecture, config["d_in"], config["d_sae"]), f"SAELens {architecture} SAE"
-    )
+    cls = known[config["architecture"]]
+    assert cls.foreign is not None
+    kind = f"SAELens {config['architecture']} SAE"
+    check_tensors(weights_path, tensors, _shapes(cls.foreign, config["d_in"], config["d_sae"]), kind)
+    own = {}
+    for field, name in cls.foreign.sae_lens_fields.items():
+        if field not in config:
+            raise SAEFileError(f"{config_path}: field {field!r} of a {kind} is missing")
+        own[name] = config[field]
     dtype = getattr(torch, config["dtype"].removeprefix("torch."))
     tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     return _imported(
-        weights_path, architecture, tensors if config["apply_b_dec_to_input"] else _centered(tensors, 1), dtype
+        weights_path, cls, tensors if config["apply_b_dec_to_input"] else _centered(tensors, 1), dtype, own
     )
 
 
-def _as_dictionary_learning(
-    architecture: str, tensors: dict[str, Tensor], metadata: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _as_dictionary_learning(sae: Portable, metadata: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Config and tensors of a folder for ``load_dictionary``."""
-    dict_class, names = _DICTIONARY_LEARNING[architecture]
+    assert sae.form.dictionary_learning is not None
+    dict_class, names = sae.form.dictionary_learning
+    tensors = sae.tensors
     d_in, d_sae = tensors["W_enc"].shape
     trainer = _with_metadata({"dict_class": dict_class, "activation_dim": d_in, "dict_size": d_sae}, metadata)
-    if architecture == "standard":
+    if dict_class == "AutoEncoder":
         tensors = _with_unit_rows(tensors)
-    elif architecture == "jumprelu":  # alone there in taking no b_dec off its input
+    elif dict_class == "JumpReluAutoEncoder":  # alone there in taking no b_dec off its input
         tensors = _centered(tensors, -1)
+    if "k" in sae.settings:
+        trainer["k"] = sae.settings["k"]
     state = {theirs: tensors[ours].T if theirs.endswith(".weight") else tensors[ours] for theirs, ours in names.items()}
+    numbers = {
+        **{name: torch.as_tensor(value) for name, value in sae.settings.items() if name in sae.form.scalars},
+        **tensors,
+    }
+    state |= {name: numbers[name] for name in sae.form.scalars}
     return {"trainer": trainer, "buffer": {}}, state
 
 
@@ -283,19 +286,26 @@ def _read_dictionary_learning(config_path: Path, weights_path: Path) -> SparseAu
     """What ``load_dictionary`` makes of the folder."""
     trainer = _read_config(config_path).get("trainer")
     dict_class = trainer.get("dict_class") if isinstance(trainer, dict) else None
-    known = {name: architecture for architecture, (name, _) in _DICTIONARY_LEARNING.items()}
+    known = _forms("dictionary_learning")
     if not isinstance(dict_class, str) or dict_class not in known:
         raise SAEFileError(
             f"{config_path}: field 'trainer.dict_class' is {dict_class!r}; SAELab reads {', '.join(known)}"
         )
-    architecture = known[dict_class]
-    names = _DICTIONARY_LEARNING[architecture][1]
+    cls = known[dict_class]
+    assert cls.foreign is not None and cls.foreign.dictionary_learning is not None
+    names = cls.foreign.dictionary_learning[1]
     state = _read_pickle(weights_path)
-    encoder = "W_enc" if architecture == "jumprelu" else "encoder.weight"
+    encoder = next(theirs for theirs, ours in names.items() if ours == "W_enc")
     if encoder not in state or state[encoder].ndim != 2:
         raise SAEFileError(f"{weights_path}: tensor {encoder} of {dict_class} is missing or no matrix")
-    d_in, d_sae = state[encoder].shape if architecture == "jumprelu" else state[encoder].T.shape
-    shapes = _shapes(architecture, d_in, d_sae)
+    d_in, d_sae = state[encoder].T.shape if encoder.endswith(".weight") else state[encoder].shape
+    scalars: dict[str, Tensor] = {
+        name: state.pop(name) for name in ("k", "threshold") if name in state and state[name].ndim == 0
+    }
+    for name in cls.foreign.scalars:
+        if name not in scalars:
+            raise SAEFileError(f"{weights_path}: tensor {name} of {dict_class} is missing or no number")
+    shapes = _shapes(cls.foreign, d_in, d_sae)
     expected = {
         theirs: shapes[ours][::-1] if theirs.endswith(".weight") else shapes[ours] for theirs, ours in names.items()
     }
@@ -305,11 +315,13 @@ def _read_dictionary_learning(config_path: Path, weights_path: Path) -> SparseAu
         ours: (state[theirs].T if theirs.endswith(".weight") else state[theirs]).detach().to(dtype)
         for theirs, ours in names.items()
     }
-    if architecture == "standard":
+    if dict_class == "AutoEncoder":
         tensors = _with_unit_rows(tensors)  # as its loader does
-    elif architecture == "jumprelu":
+    elif dict_class == "JumpReluAutoEncoder":
         tensors = _centered(tensors, 1)
-    return _imported(weights_path, architecture, tensors, dtype)
+    own = {"k": int(scalars["k"])} if "k" in cls.foreign.scalars else {}
+    buffers = {name: scalars[name].to(dtype) for name in cls.foreign.scalars if name not in own}
+    return _imported(weights_path, cls, {**tensors, **buffers}, dtype, own)
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
@@ -343,8 +355,8 @@ class ForeignFormat(NamedTuple):
     weights: str
     origin_fields: tuple[str, str]
     """Of its metadata: what it calls the model's name and the hook's."""
-    describe: Callable[[str, dict[str, Tensor], Mapping[str, Any]], tuple[dict[str, Any], dict[str, Tensor]]]
-    """From architecture, tensors by our names and metadata: its config and its tensors."""
+    describe: Callable[[Portable, Mapping[str, Any]], tuple[dict[str, Any], dict[str, Tensor]]]
+    """From an SAE and metadata: its config and its tensors."""
     read: Callable[[Path, Path], SparseAutoencoder]
     write: Callable[[dict[str, Tensor], Path], object]
 

@@ -126,9 +126,9 @@ def export(
     origin = sae.trained_on
     if scale is None:
         scale = origin.scale if origin else 1.0
-    architecture, tensors = portable(sae, scale, as_jumprelu)
+    form = portable(sae, scale, as_jumprelu, format)
     known = dict(zip(FORMATS[format].origin_fields, origin[:2], strict=True)) if origin else {}
-    config, tensors = FORMATS[format].describe(architecture, tensors, {**known, **(metadata or {})})
+    config, tensors = FORMATS[format].describe(form, {**known, **(metadata or {})})
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise ValueError(
@@ -147,14 +147,14 @@ def describe(sae: SparseAutoencoder) -> tuple[dict[str, Tensor], dict[str, Any]]
         name = type(sae).__name__
         raise TypeError(
             f"a file of architecture {sae.architecture!r} is not read as a {name}; give {name} an `architecture` of "
-            f"its own, and add it: saelab.ARCHITECTURES[{name}.architecture] = {name}"
+            "its own in its class body, which registers it"
         )
     tensors = {_SAE + name: tensor for name, tensor in sae.state_dict().items()}
     settings = {**sae.settings(), "dtype": str(sae.W_enc.dtype).removeprefix("torch.")}
     return tensors, {
         "architecture": sae.architecture,
         "settings": settings,
-        "gate_threshold": sae.gate_threshold,
+        "live_settings": {knob.name: getattr(sae, knob.name) for knob in sae.live_settings},
         "trained_on": sae.trained_on and sae.trained_on._asdict(),
     }
 
@@ -167,7 +167,8 @@ def rebuild(
         settings = dict(header["settings"])
         dtype = getattr(torch, settings.pop("dtype"))
         sae = ARCHITECTURES[header["architecture"]](**settings, dtype=dtype)
-        sae.gate_threshold = float(header["gate_threshold"])
+        for knob in sae.live_settings:
+            setattr(sae, knob.name, knob.checked(header["live_settings"][knob.name]))
         sae.trained_on = header["trained_on"] and TrainedOn(**header["trained_on"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise SAEFileError(f"{path}: its header describes no SAE that this SAELab knows ({error!r})") from error

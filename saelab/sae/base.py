@@ -1,4 +1,4 @@
-"""The sparse autoencoders: parameters, encode, decode and loss of each architecture.
+"""What every sparse autoencoder shares: encoder, decoder, how a loss is put together; and the registry of them.
 
 Notation (paper: Rajamanoharan et al. 2024, arXiv 2404.16014v2): x is ``(batch, d_in)``, codes f(x) ``(batch, d_sae)``.
 Losses sum squared error over ``d_in`` and average over the batch; they expect activations scaled so that
@@ -6,30 +6,43 @@ E||x||^2 = d_in (`saelab.harvest` does it). The paper's lambda is for the *mean*
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from saelab.sae.sparse import DenseEntries, Entries, find_entries
+from saelab.sae.declarations import ForeignForm, Knob, Look, LossTerm, Moment
+from saelab.sae.sparse import DenseEntries, Entries
 
 Preset = Literal["paper", "norm_weighted"]
 ENCODER_SCALE = 0.1
-"""What the encoder's columns start at, as a share of the decoder's rows; the paper does not say. On layer 2 of the
+"""Length of the encoder's first columns, as a share of the decoder's rows; the paper does not say. On layer 2 of the
 embedded model, 2000 steps, a gated SAE then ended at FVU 0.16 with L0 18, against 0.24 with L0 26 at a share of 1."""
+
+L1_COEFFICIENT = Knob(
+    name="l1_coefficient",
+    label="L1 penalty",
+    symbol="\N{GREEK SMALL LETTER LAMDA}",
+    meaning="Price of one unit of feature activation, against squared error summed over the activation's width.",
+    default=4.0,
+    range=(0.25, 16.0),
+    scale="log",
+    warms_up=True,
+)
+SPARSITY = LossTerm("sparsity", "L1 term", L1_COEFFICIENT, hue="l0")
+"""E||.||_1 of (gate) pre-activations after ReLU."""
 
 
 class SAELoss(NamedTuple):
-    """The terms of a loss, each a scalar tensor; ``total = reconstruction + l1 * sparsity + aux * auxiliary``."""
+    """A loss: ``total = reconstruction + sum of coefficient * term``. All are scalar tensors."""
 
     total: Tensor
     """What training minimises."""
     reconstruction: Tensor
     """E||x - reconstruction||^2: summed over d_in, averaged over the batch."""
-    sparsity: Tensor
-    """E||.||_1 of the (gate) pre-activations after ReLU, before its coefficient."""
-    auxiliary: Tensor
-    """The gated SAE's E||x - recon_frozen(relu(pi_gate))||^2, before its coefficient; zero for the others."""
+    terms: Mapping[str, Tensor]
+    """The other terms by name, before their coefficients (`SparseAutoencoder.terms`)."""
 
 
 class TrainedOn(NamedTuple):
@@ -43,6 +56,17 @@ class TrainedOn(NamedTuple):
     """What the model's own activations were multiplied by."""
 
 
+class Encoded(NamedTuple):
+    """A batch under a loss: the entries that matter to it, and what stands at each of them."""
+
+    entries: Entries
+    pre: Tensor
+    """Pre-activations; those of the gate where there is one."""
+    codes: Tensor
+    firing: Tensor
+    """Positive where a feature counts as alive."""
+
+
 class TrainingPass(NamedTuple):
     """One forward pass under a loss: what a training step needs to know, from a single encoder matmul."""
 
@@ -52,22 +76,8 @@ class TrainingPass(NamedTuple):
     l0: Tensor
     """Mean number of features on, a scalar."""
     fired: Tensor
-    """``(d_sae,)``, boolean: which features were on anywhere in the batch, or would be at a `gate_threshold` of 0."""
-
-
-class Look(NamedTuple):
-    """How an architecture is drawn, in every figure and widget: told from the others in colour and without."""
-
-    light: str
-    """Its colour on a light page; at least 3:1 against white."""
-    dark: str
-    """Its colour on a dark page."""
-    marker: str
-    """A marker of matplotlib's: one of ``o s ^ D v P * X``."""
-    dash: tuple[float, ...] = ()
-    """Lengths of dash and gap in line widths; empty for a solid line."""
-    width: float = 1.8
-    """Of its lines, in points."""
+    """``(d_sae,)``, boolean: which features were on anywhere in the batch, or would be at a gate threshold of 0."""
+    encoded: Encoded
 
 
 def check_activations(x: Tensor, d_in: int | None = None) -> None:
@@ -98,12 +108,12 @@ def check_activations(x: Tensor, d_in: int | None = None) -> None:
 
 
 class SparseAutoencoder(nn.Module, ABC):
-    """What every architecture shares: an encoder, a decoder, one gate threshold, and the loss of one preset.
+    """Base of every architecture: codes come from ``u = (x - b_dec) @ W_enc``; the decoder is linear.
 
-    With ``u = (x - b_dec) @ W_enc``, the gate is ``pi_gate = u + gate_bias`` and
-    ``codes = (pi_gate > gate_threshold) * magnitude``. A new architecture derives from this class, names its
-    `feature_parameters`, gives `gate_bias`, `magnitude` and `magnitude_line`, and adds itself to `ARCHITECTURES`. The
-    magnitude works on the `Entries` of ``u``, so that a step costs one encoder matmul.
+    A new architecture is a class in a file of its own. It names itself (`architecture`), says which parameters of shape
+    ``(d_sae,)`` it has (`feature_parameters`) and what its codes are (`activate`), and lists the terms of its loss
+    (`terms`) with their values (`loss_terms`). Defining the class registers it. If each feature decides for itself
+    whether it is on, derive from `saelab.ElementwiseSAE`, which has gate thresholds and sparse steps.
 
     Parameters
     ----------
@@ -114,19 +124,35 @@ class SparseAutoencoder(nn.Module, ABC):
         and for gated SAEs a frozen decoder in the auxiliary term. ``"norm_weighted"``: free decoder norm, L1 weighted
         by the live decoder norm, auxiliary term not frozen (what SAELens trains). Mixing the two is worse than either.
     seed
-        Of the random unit-norm decoder; the encoder starts as `ENCODER_SCALE` times its transpose, all biases at zero.
+        Seed of the random unit-norm decoder; the encoder starts as `ENCODER_SCALE` times its transpose, biases at zero.
     device
         ``"auto"`` takes a GPU where there is one.
     """
 
     architecture: ClassVar[str]
     """Its name in `ARCHITECTURES`, where defining the class puts it."""
-    label: ClassVar[str]
-    """What figures and widgets call it, in lower case but for a proper name."""
-    look: ClassVar[Look]
+    label: ClassVar[str] = ""
+    """What figures and widgets call it, in lower case but for proper names; by default its name."""
+    look: ClassVar[Look] = Look("#6b6b6b", "#a6a6a6", "X", width=1.0)
     """How figures and widgets draw it."""
+    formula: ClassVar[str] = ""
+    """Its codes in one line."""
+    terms: ClassVar[tuple[LossTerm, ...]] = ()
+    """The terms of its loss beside the reconstruction error."""
+    live_settings: ClassVar[tuple[Knob, ...]] = ()
+    """Its attributes that may be set at any time and act at once."""
+    sparsity_knob: ClassVar[Knob | None] = None
+    """Which of its knobs a sweep varies, trading sparsity for reconstruction; None where it has no such knob."""
+    trains_from_scratch: ClassVar[bool] = True
+    """Whether it can be trained from random weights."""
+    revives_dead_features: ClassVar[bool] = False
+    """Whether its loss trains dead features itself, so that a trainer does not resample them by default."""
+    ablation_labels: ClassVar[Mapping[str, str]] = {}
+    """What its constructor's ``ablations`` may list, and what widgets call each."""
     frozen_parameters: ClassVar[tuple[str, ...]] = ()
     """Names of its parameters that training leaves as they are."""
+    foreign: ClassVar[ForeignForm | None] = None
+    """Its form in other libraries; see `portable`."""
     W_enc: nn.Parameter
     W_dec: nn.Parameter
     b_dec: nn.Parameter
@@ -134,7 +160,7 @@ class SparseAutoencoder(nn.Module, ABC):
     def __init_subclass__(cls, **rest: Any) -> None:
         super().__init_subclass__(**rest)
         if "architecture" in vars(cls):
-            ARCHITECTURES[cls.architecture] = cls
+            _register(cls)
 
     def __init__(
         self,
@@ -152,10 +178,10 @@ class SparseAutoencoder(nn.Module, ABC):
         if preset not in get_args(Preset):
             raise ValueError(f"preset must be one of {', '.join(get_args(Preset))}, not {preset!r}")
         self.d_in, self.d_sae, self.preset = d_in, d_sae, preset
-        self.gate_threshold = 0.0
-        """A feature is on where its gate pre-activation exceeds this; 0 in the paper. May be changed at any time."""
         self.trained_on: TrainedOn | None = None
         """Which activations it was trained on, where `saelab.Trainer` had a store of them; kept in its file."""
+        for knob in self.live_settings:
+            setattr(self, knob.name, int(knob.default) if knob.is_whole else knob.default)
         if device == "auto":
             device = torch.accelerator.current_accelerator() or "cpu"
         rows = torch.randn(d_sae, d_in, generator=torch.Generator().manual_seed(seed))
@@ -174,40 +200,33 @@ class SparseAutoencoder(nn.Module, ABC):
     def feature_parameters(self) -> tuple[str, ...]:
         """Names of its parameters of shape ``(d_sae,)``; they start at zero."""
 
-    @property
     @abstractmethod
-    def gate_bias(self) -> Tensor:
-        """``(d_sae,)``: the gate's pre-activation is ``u + gate_bias``."""
-
-    @abstractmethod
-    def magnitude(self, entries: Entries, pi_gate: Tensor) -> Tensor:
-        """What a feature's code is where it is on, non-negative; in the shape of ``pi_gate``."""
-
-    @abstractmethod
-    def magnitude_line(self) -> tuple[Tensor, Tensor]:
-        """Slope and shift, ``(d_sae,)`` each, without a gradient: ``magnitude = relu(slope * pi_gate + shift)``.
-
-        The shift is what a feature jumps by at a gate threshold of 0. Without it, the magnitude is a rescaled ReLU of
-        the gate's pre-activation: the natural reference point of the paper's appendix E.
-
-        Raises
-        ------
-        ValueError
-            Untied encoders: gate and magnitude then look along different directions.
-        """
-
-    def auxiliary(self, x: Tensor, entries: Entries, pi_gate: Tensor) -> Tensor | None:
-        """The auxiliary term of the loss, a scalar, where there is one."""
-        return None
-
-    def gate(self, entries: Entries) -> Tensor:
-        """Gate pre-activations at ``entries``; on is what exceeds `gate_threshold`."""
-        return entries.u + entries.per_feature(self.gate_bias)
-
     def activate(self, entries: Entries) -> Tensor:
-        """Codes at ``entries``: no encoder matmul, so that many thresholds can be tried on the same."""
-        pi_gate = self.gate(entries)
-        return (pi_gate > self.gate_threshold) * self.magnitude(entries, pi_gate)
+        """Codes, non-negative, from all entries of ``u``, ``(..., d_sae)``: no encoder matmul."""
+
+    def encode_for_loss(self, x: Tensor) -> Encoded:
+        """A batch ``(batch, d_in)`` as its loss sees it; at all entries by default."""
+        entries = self.project(x)
+        codes = self.activate(entries)
+        return Encoded(entries, entries.u, codes, codes)
+
+    def loss_terms(self, x: Tensor, encoded: Encoded, residual: Tensor, moment: Moment) -> Mapping[str, Tensor]:
+        """The terms of the loss by name, before their coefficients; one that is left out is zero.
+
+        ``residual`` is ``reconstruction - x``, ``(batch, d_in)``. Coefficients are the trainer's; a term that changes
+        with the step of training reads ``moment``.
+        """
+        return {}
+
+    @classmethod
+    def knobs(cls) -> dict[str, Knob]:
+        """Every knob by name: the coefficients of its loss, then its live settings."""
+        return {knob.name: knob for knob in (*(term.coefficient for term in cls.terms), *cls.live_settings)}
+
+    @property
+    def encoder_parameters(self) -> tuple[str, ...]:
+        """Names of its parameters of shape ``(d_in, d_sae)``."""
+        return ("W_enc",)
 
     def project(self, x: Tensor) -> DenseEntries:
         """The encoder's one matmul: every entry of ``u = (x - b_dec) @ W_enc``, ``(..., d_in)`` to ``(..., d_sae)``."""
@@ -229,35 +248,36 @@ class SparseAutoencoder(nn.Module, ABC):
         """Reconstruction of ``x``: ``(..., d_in)`` to ``(..., d_in)``."""
         return self.decode(self.encode(x))
 
-    def loss(self, x: Tensor, *, l1_coefficient: float, aux_coefficient: float = 1.0) -> SAELoss:
-        """The training loss of a batch ``(batch, d_in)``, term by term; differentiable."""
-        check_activations(x, self.d_in)
-        return self.training_pass(x, l1_coefficient=l1_coefficient, aux_coefficient=aux_coefficient).loss
+    def loss(self, x: Tensor, *, moment: Moment = Moment(), **coefficients: float) -> SAELoss:  # noqa: B008 - a tuple
+        """The training loss of a batch ``(batch, d_in)``, term by term; differentiable.
 
-    def training_pass(self, x: Tensor, *, l1_coefficient: float, aux_coefficient: float = 1.0) -> TrainingPass:
-        """Loss, residual and L0 of one batch ``(batch, d_in)``; only its width is checked, for speed.
-
-        ``aux_coefficient`` is unused where the architecture has no auxiliary term.
+        ``coefficients`` are those of `terms`, such as ``l1_coefficient=4``; by default their defaults. Raises a
+        TypeError for another name.
         """
-        entries = self._entries(x)
-        pi_gate = self.gate(entries)
-        magnitude = self.magnitude(entries, pi_gate)
-        codes = (pi_gate > self.gate_threshold) * magnitude
-        residual = entries.decode(codes, self.W_dec, self.b_dec - x)
-        error = _mean_square(residual)
-        sparsity = self._l1(entries, self.penalized(pi_gate, codes))
-        auxiliary = self.auxiliary(x, entries, pi_gate)
-        total = error + l1_coefficient * sparsity
-        if auxiliary is not None:
-            total = total + aux_coefficient * auxiliary
-        loss = SAELoss(total, error, sparsity, torch.zeros_like(error) if auxiliary is None else auxiliary)
-        # A feature that only a raised threshold keeps off still learns: it is not dead.
-        fired = entries.fired(codes if self.gate_threshold <= 0 else (pi_gate > 0) * magnitude)
-        return TrainingPass(loss, residual.detach(), (codes > 0).count_nonzero() / len(x), fired)
+        check_activations(x, self.d_in)
+        usual = {term.coefficient.name: term.coefficient.default for term in self.terms}
+        if unknown := coefficients.keys() - usual.keys():
+            has = f"it has {', '.join(usual)}" if usual else "it has none"
+            raise TypeError(f"the loss of a {self.label} SAE has no {', '.join(sorted(unknown))}; {has}")
+        return self.training_pass(x, {**usual, **coefficients}, moment).loss
 
-    def penalized(self, pi_gate: Tensor, codes: Tensor) -> Tensor:
-        """What the L1 penalty weighs: every positive gate pre-activation, also where a threshold keeps it off."""
-        return pi_gate.relu()
+    def training_pass(self, x: Tensor, coefficients: Mapping[str, float], moment: Moment = Moment()) -> TrainingPass:  # noqa: B008
+        """Loss, residual and L0 of one batch ``(batch, d_in)``; only its shape is checked, for speed."""
+        if x.ndim != 2:
+            raise ValueError(f"a loss takes activations (batch, d_in), not {tuple(x.shape)}; try x.flatten(0, -2)")
+        if x.shape[1] != self.d_in:
+            check_activations(x, self.d_in)  # raises, with the sentence
+        encoded = self.encode_for_loss(x)
+        residual = encoded.entries.decode(encoded.codes, self.W_dec, self.b_dec - x)
+        error = mean_square(residual)
+        values = self.loss_terms(x, encoded, residual, moment)
+        total = error
+        for term in self.terms:
+            if term.name in values:
+                total = total + coefficients[term.coefficient.name] * values[term.name]
+        loss = SAELoss(total, error, {term.name: values.get(term.name, torch.zeros_like(error)) for term in self.terms})
+        l0 = (encoded.codes > 0).count_nonzero() / len(x)
+        return TrainingPass(loss, residual.detach(), l0, encoded.entries.fired(encoded.firing), encoded)
 
     @torch.no_grad()
     def project_decoder_gradient(self) -> None:
@@ -274,38 +294,74 @@ class SparseAutoencoder(nn.Module, ABC):
         if self.preset == "paper" and self.W_dec.requires_grad:
             self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True))
 
+    @torch.no_grad()
+    def after_update(self, result: TrainingPass | None) -> None:
+        """Restore what has to hold after an optimiser's step, which learnt from the pass ``result``.
+
+        It is None in one of several processes that had no row of the batch.
+        """
+        self.normalize_decoder()
+
     def features_first(self, name: str, tensor: Tensor) -> Tensor:
         """A view ``(d_sae, ...)`` of the parameter called ``name``, its gradient or its moments."""
-        return tensor.T if name in ("W_enc", "W_mag") else tensor
+        return tensor.T if name in self.encoder_parameters else tensor
 
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments that make an SAE of the same kind, as plain values."""
         return {"d_in": self.d_in, "d_sae": self.d_sae, "preset": self.preset}
 
-    def _entries(self, x: Tensor) -> Entries:
-        """All entries, or those that matter to the loss where that is faster and gives the same."""
-        if x.ndim != 2:
-            raise ValueError(f"a loss takes activations (batch, d_in), not {tuple(x.shape)}; try x.flatten(0, -2)")
-        if x.shape[1] != self.d_in:
-            check_activations(x, self.d_in)  # raises, with the sentence
-        return find_entries(x, self.b_dec, self.W_enc, self.gate_bias, floor=min(0.0, self.gate_threshold))
+    def portable(self, *, as_jumprelu: bool = False) -> "SparseAutoencoder":
+        """An SAE with the same codes, of a class with a form in other libraries (`foreign`), all of it in its tensors.
 
-    def _l1(self, entries: Entries, positive: Tensor) -> Tensor:
-        """E||positive||_1, weighted by the live decoder norms in the norm-weighted preset."""
+        Raises
+        ------
+        ValueError
+            There is none; says why, and what to do.
+        """
+        if as_jumprelu:
+            raise ValueError(
+                f"a {self.label} SAE cannot be written as a JumpReLU SAE: whether a feature is on does not depend on "
+                "that feature alone; leave as_jumprelu out"
+            )
+        if self.foreign is None:
+            raise ValueError(f"a {type(self).__name__} has no form in other libraries; keep it with saelab.save")
+        return self
+
+    def weighted_by_norms(self, entries: Entries, positive: Tensor) -> Tensor:
+        """Values at ``entries`` for an L1 penalty: times the live decoder norms in the norm-weighted preset."""
         if self.preset == "norm_weighted":
-            positive = positive * entries.per_feature(self.W_dec.norm(dim=1))
-        return entries.mean_sum(positive)
+            return positive * entries.per_feature(self.W_dec.norm(dim=1))
+        return positive
 
     def extra_repr(self) -> str:
-        settings = {**self.settings(), "gate_threshold": self.gate_threshold}
+        settings = {**self.settings(), **{knob.name: getattr(self, knob.name) for knob in self.live_settings}}
         return ", ".join(f"{name}={value!r}" for name, value in settings.items())
 
 
-def _mean_square(residual: Tensor) -> Tensor:
+def mean_square(residual: Tensor) -> Tensor:
     """E||residual||^2: summed over d_in, averaged over the batch."""
     flat = residual.flatten().to(torch.promote_types(residual.dtype, torch.float32))
     return flat.dot(flat) / len(residual)
 
 
 ARCHITECTURES: dict[str, type[SparseAutoencoder]] = {}
-"""Every architecture by name."""
+"""Every architecture by name; defining a class with an `architecture` of its own adds it."""
+
+
+def _register(cls: type[SparseAutoencoder]) -> None:
+    name = cls.architecture
+    taken = ARCHITECTURES.get(name)
+    # One's own class may be defined again, as a notebook's cell does when it is run again.
+    if taken is not None and taken.__module__.startswith("saelab."):
+        raise ValueError(
+            f"the architecture {name!r} is saelab.{taken.__name__}; give {cls.__name__} an `architecture` of its own"
+        )
+    for other in ARCHITECTURES.values():
+        for knob in other.knobs().values() if other is not taken else ():
+            if cls.knobs().get(knob.name, knob) != knob:
+                raise ValueError(
+                    f"{cls.__name__} declares another knob {knob.name!r} than {other.__name__}; a name means the same "
+                    "in every architecture: use that one, or call yours otherwise"
+                )
+    cls.label = cls.label if "label" in vars(cls) else name.replace("_", " ")
+    ARCHITECTURES[name] = cls

@@ -1,20 +1,33 @@
 """The gated SAE: whether a feature is on and how strongly, decided apart (Rajamanoharan et al. 2024)."""
 
 import copy
-from collections.abc import Collection
-from typing import Any, Literal, Self, get_args
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
-from saelab.sae.base import Look, Preset, SparseAutoencoder, _mean_square
-from saelab.sae.jumprelu import JumpReLUSAE
+from saelab.sae.base import L1_COEFFICIENT, SPARSITY, Encoded, Preset, SparseAutoencoder, mean_square
+from saelab.sae.declarations import ForeignForm, Knob, Look, LossTerm, Moment
+from saelab.sae.elementwise import ElementwiseSAE
 from saelab.sae.sparse import Entries
 
+if TYPE_CHECKING:
+    from saelab.sae.jumprelu import JumpReLUSAE
+
 Ablation = Literal["unfrozen_decoder", "no_r_mag", "untied_encoders", "no_auxiliary"]
+AUX_COEFFICIENT = Knob(
+    name="aux_coefficient",
+    label="Auxiliary loss",
+    symbol="\N{GREEK SMALL LETTER ALPHA}",
+    meaning="Weight of the term that teaches the gate to reconstruct.",
+    default=1.0,
+    range=(0.0, 4.0),
+    paper=1.0,
+)
 
 
-class GatedSAE(SparseAutoencoder):
+class GatedSAE(ElementwiseSAE):
     """Gate and magnitude from one shared encoder (paper, eq. 5-8 and appendix G).
 
     With ``u = (x - b_dec) @ W_enc``: ``pi_gate = u + b_gate``, ``pi_mag = u * exp(r_mag) + b_mag``,
@@ -35,6 +48,26 @@ class GatedSAE(SparseAutoencoder):
     architecture = "gated"
     label = "gated"
     look = Look("#222222", "#e8e8e8", "o")
+    formula = "(pi_gate > 0) * relu(exp(r_mag) * u + b_mag)"
+    terms = (SPARSITY, LossTerm("auxiliary", "auxiliary term", AUX_COEFFICIENT, hue="gamma"))
+    sparsity_knob = L1_COEFFICIENT
+    ablation_labels = {  # noqa: RUF012 - declared as a class variable in the base
+        "unfrozen_decoder": "decoder not frozen",
+        "no_r_mag": "no r_mag",
+        "untied_encoders": "untied encoders",
+        "no_auxiliary": "no auxiliary term",
+    }
+    foreign = ForeignForm(
+        features=("b_gate", "b_mag", "r_mag"),
+        sae_lens="gated",
+        dictionary_learning=(
+            "GatedAutoEncoder",
+            {
+                "decoder_bias": "b_dec", "encoder.weight": "W_enc", "decoder.weight": "W_dec",
+                "gate_bias": "b_gate", "mag_bias": "b_mag", "r_mag": "r_mag",
+            },
+        ),
+    )  # fmt: skip
     b_gate: nn.Parameter
     b_mag: nn.Parameter
     r_mag: nn.Parameter
@@ -69,6 +102,10 @@ class GatedSAE(SparseAutoencoder):
         return ("b_gate", "b_mag", "r_mag") if rescales else ("b_gate", "b_mag")
 
     @property
+    def encoder_parameters(self) -> tuple[str, ...]:
+        return ("W_enc", "W_mag") if "untied_encoders" in self.ablations else ("W_enc",)
+
+    @property
     def gate_bias(self) -> Tensor:
         return self.b_gate
 
@@ -86,33 +123,44 @@ class GatedSAE(SparseAutoencoder):
         slope = self._rescaling("have its magnitude written as a line in its gate's pre-activation")
         return slope, self.b_mag - slope * self.b_gate
 
-    def auxiliary(self, x: Tensor, entries: Entries, pi_gate: Tensor) -> Tensor | None:
-        """E||x - recon_frozen(relu(pi_gate))||^2 (paper, eq. 8): the decode gives no gradient to W_dec and b_dec."""
-        if "no_auxiliary" in self.ablations:
-            return None
-        frozen = self.preset == "paper" and "unfrozen_decoder" not in self.ablations
-        W_dec, b_dec = (self.W_dec.detach(), self.b_dec.detach()) if frozen else (self.W_dec, self.b_dec)
-        return _mean_square(entries.decode(pi_gate.relu(), W_dec, b_dec - x))
+    def loss_terms(self, x: Tensor, encoded: Encoded, residual: Tensor, moment: Moment) -> Mapping[str, Tensor]:
+        """The L1 penalty on relu(pi_gate), and E||x - recon_frozen(relu(pi_gate))||^2 (paper, eq. 8).
+
+        In the paper preset that decode gives no gradient to W_dec and b_dec.
+        """
+        entries, positive = encoded.entries, encoded.pre.relu()
+        values = {"sparsity": entries.mean_sum(self.weighted_by_norms(entries, positive))}
+        if "no_auxiliary" not in self.ablations:
+            frozen = self.preset == "paper" and "unfrozen_decoder" not in self.ablations
+            W_dec, b_dec = (self.W_dec.detach(), self.b_dec.detach()) if frozen else (self.W_dec, self.b_dec)
+            values["auxiliary"] = mean_square(entries.decode(positive, W_dec, b_dec - x))
+        return values
 
     def settings(self) -> dict[str, Any]:
         return {**super().settings(), "ablations": sorted(self.ablations)}
 
-    @torch.no_grad()
     def to_jumprelu(self) -> "JumpReLUSAE":
-        """The JumpReLU SAE with the same codes (paper, appendix E); `gate_threshold` is folded into its thresholds.
+        self._rescaling("be written as a JumpReLU SAE")
+        return super().to_jumprelu()
 
-        Raises
-        ------
-        ValueError
-            With untied encoders: gate and magnitude then look along different directions.
-        """
-        scale = self._rescaling("be written as a JumpReLU SAE")
-        sae = JumpReLUSAE(self.d_in, self.d_sae, preset=self.preset, device=self.W_enc.device, dtype=self.W_enc.dtype)
-        sae.W_enc.copy_(self.W_enc * scale)
-        sae.W_dec.copy_(self.W_dec)
-        sae.b_dec.copy_(self.b_dec)
-        sae.b_enc.copy_(self.b_mag)
-        sae.threshold.copy_(self.b_mag - scale * (self.b_gate - self.gate_threshold))
+    def with_own_thresholds(self, own: Tensor) -> Self:
+        return self._changed(b_gate=-own)
+
+    def with_shifted_magnitudes(self, by: Tensor) -> Self:
+        return self._changed(b_mag=by)
+
+    @torch.no_grad()
+    def portable(self, *, as_jumprelu: bool = False) -> SparseAutoencoder:
+        if as_jumprelu:
+            return self.to_jumprelu()
+        if "untied_encoders" in self.ablations:
+            raise ValueError(
+                "a gated SAE with untied encoders cannot be exported: other libraries have no place for W_mag"
+            )
+        sae = GatedSAE(self.d_in, self.d_sae, preset=self.preset, device=self.W_enc.device, dtype=self.W_enc.dtype)
+        for name, parameter in self.named_parameters():
+            sae.get_parameter(name).copy_(parameter)
+        sae.b_gate.sub_(self.gate_threshold)
         sae.trained_on = self.trained_on
         return sae
 

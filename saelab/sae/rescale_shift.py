@@ -5,21 +5,26 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from saelab.sae.base import Look, SparseAutoencoder, TrainingPass
+from saelab.sae.base import SparseAutoencoder
+from saelab.sae.declarations import Look
+from saelab.sae.elementwise import ElementwiseSAE
+from saelab.sae.gated import GatedSAE
 from saelab.sae.sparse import Entries
 from saelab.sae.standard import StandardSAE
 
 
-class RescaleShiftSAE(SparseAutoencoder):
+class RescaleShiftSAE(ElementwiseSAE):
     """A trained standard SAE, frozen, whose codes are rescaled and shifted to undo shrinkage (paper, section 5.2).
 
     ``codes = (pi > gate_threshold) * relu(exp(r_mag) * pi + b_mag)`` with the standard SAE's ``pi``. Only ``r_mag`` and
-    ``b_mag`` learn, on the reconstruction error alone: ``l1_coefficient`` is unused. Make one with `from_standard`.
+    ``b_mag`` learn, on the reconstruction error alone. Make one with `from_standard`.
     """
 
     architecture = "rescale_shift"
     label = "rescale and shift"
     look = Look("#2a8fc9", "#56b4e9", "^", (4, 1.5))
+    formula = "(pi > 0) * relu(exp(r_mag) * pi + b_mag)"
+    trains_from_scratch = False
     feature_parameters = ("b_enc", "r_mag", "b_mag")
     frozen_parameters = ("W_enc", "W_dec", "b_dec", "b_enc")
     b_enc: nn.Parameter
@@ -51,6 +56,21 @@ class RescaleShiftSAE(SparseAutoencoder):
     def magnitude_line(self) -> tuple[Tensor, Tensor]:
         return self.r_mag.exp(), self.b_mag.clone()
 
-    def training_pass(self, x: Tensor, *, l1_coefficient: float = 0.0, aux_coefficient: float = 0.0) -> TrainingPass:
-        """The loss is the reconstruction error; both coefficients are unused."""
-        return super().training_pass(x, l1_coefficient=0.0)
+    def with_own_thresholds(self, own: Tensor) -> Self:
+        return self._changed(b_mag=self.r_mag.exp() * own, b_enc=-own)
+
+    def with_shifted_magnitudes(self, by: Tensor) -> Self:
+        return self._changed(b_mag=by)
+
+    @torch.no_grad()
+    def portable(self, *, as_jumprelu: bool = False) -> SparseAutoencoder:
+        """As a gated SAE: ``exp(r_mag) * pi + b_mag = exp(r_mag) * u + (exp(r_mag) * b_enc + b_mag)``."""
+        if as_jumprelu:
+            return self.to_jumprelu()
+        sae = GatedSAE(self.d_in, self.d_sae, preset=self.preset, device=self.W_enc.device, dtype=self.W_enc.dtype)
+        for name in ("W_enc", "W_dec", "b_dec", "r_mag"):
+            sae.get_parameter(name).copy_(self.get_parameter(name))
+        sae.b_gate.copy_(self.b_enc - self.gate_threshold)
+        sae.b_mag.copy_(self.r_mag.exp() * self.b_enc + self.b_mag)
+        sae.trained_on = self.trained_on
+        return sae

@@ -14,6 +14,7 @@ import functools
 import statistics
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,7 @@ def find_entries(x: Tensor, b_dec: Tensor, W_enc: Tensor, bias: Tensor, *, floor
         flat = _screen(xc, W_enc, limit) if _screens(xc, W_enc) else None
         if flat is None:
             u = xc @ W_enc
-            flat = _positions_above(u, limit) if most >= 0 else None
+            flat = positions_above(u, limit) if most >= 0 else None
         if flat is None or len(flat) > most:
             u = xc @ W_enc if u is None else u
             flat = None
@@ -140,12 +141,42 @@ def find_entries(x: Tensor, b_dec: Tensor, W_enc: Tensor, bias: Tensor, *, floor
             values = u.take(flat).to(W_enc.dtype)
         else:  # candidates; their exact values tell which of them are entries
             values = pattern.sample(xc, W_enc)
-            kept = _positions_above(values, limit.index_select(0, pattern.columns))
+            kept = positions_above(values, limit.index_select(0, pattern.columns))
             values, pattern = values.index_select(0, kept), pattern.subset(kept)
     return ActiveEntries(x, b_dec, W_enc, xc, values, pattern)
 
 
-def _positions_above(u: Tensor, limit: Tensor) -> Tensor:
+def choose_entries(
+    x: Tensor, b_dec: Tensor, W_enc: Tensor, choose: Callable[[Tensor], Tensor]
+) -> tuple[Entries, Tensor | None]:
+    """The entries of ``u = (x - b_dec) @ W_enc`` that ``choose`` keeps, under a loss to which no others add anything.
+
+    Parameters
+    ----------
+    x, b_dec, W_enc
+        ``(batch, d_in)``, ``(d_in,)``, ``(d_in, d_sae)``.
+    choose
+        Gives the kept positions in the flattened ``u``, ascending.
+
+    Returns
+    -------
+    Entries, mask
+        Where they are too many for a sparse step, all entries, and the boolean mask by which codes have to be
+        multiplied; else no mask.
+    """
+    with torch.no_grad():
+        xc = x - b_dec
+        u = xc @ W_enc
+        flat = choose(u)
+        if len(flat) <= dense_above(xc, W_enc) * u.numel():
+            values = u.take(flat).to(W_enc.dtype)
+            return ActiveEntries(x, b_dec, W_enc, xc, values, Pattern.at(flat, *u.shape)), None
+        kept = torch.zeros_like(u, dtype=torch.bool)
+        kept.view(-1)[flat] = True
+    return DenseEntries(_Project.apply(x, b_dec, W_enc, xc, u, None), x - b_dec), kept
+
+
+def positions_above(u: Tensor, limit: Tensor) -> Tensor:
     """Where in the flattened ``u`` an entry exceeds ``limit``, or is NaN, ascending: a NaN must reach the loss."""
     if u.device.type != "cpu" or u.dtype == torch.bfloat16:
         return (~(u <= limit)).flatten().nonzero().squeeze(1)
@@ -221,7 +252,7 @@ def measured_crossover(device: torch.device, batch: int, d_in: int, d_sae: int, 
             u = x @ W_enc
             entries: Entries = DenseEntries(u, x)
             if not dense:
-                flat = _positions_above(u.detach(), x.new_full((d_sae,), cut))
+                flat = positions_above(u.detach(), x.new_full((d_sae,), cut))
                 values = u.detach().take(flat).to(W_enc.dtype)
                 entries = ActiveEntries(x, x.new_zeros(d_in), W_enc, x, values, Pattern.at(flat, batch, d_sae))
             error = entries.decode((entries.u - cut).relu(), W_enc.T, -x)

@@ -9,11 +9,8 @@ import torch
 from torch import Tensor
 
 from saelab.sae.base import SparseAutoencoder, check_activations
-from saelab.sae.gated import GatedSAE
-from saelab.sae.jumprelu import JumpReLUSAE
-from saelab.sae.rescale_shift import RescaleShiftSAE
+from saelab.sae.elementwise import ElementwiseSAE, elementwise
 from saelab.sae.sparse import Pattern
-from saelab.sae.standard import StandardSAE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +31,7 @@ def threshold_curves(
     Parameters
     ----------
     sae
-        Its own `gate_threshold` plays no part.
+        An SAE with a gate threshold; the one that is set plays no part.
     x
         Activations, ``(n, d_in)``, scaled as those that the SAE was trained on.
     thresholds
@@ -60,6 +57,7 @@ def threshold_curves(
     """
     import pandas as pd
 
+    sae = elementwise(sae, "a curve over gate thresholds")
     check_activations(x, sae.d_in)
     if not 0 <= natural <= 1:
         raise ValueError(f"natural must lie between 0 (as learned) and 1 (no shift), not {natural}")
@@ -93,18 +91,11 @@ def threshold_curves(
     return pd.DataFrame({"threshold": [float(threshold) for threshold in thresholds], **columns})
 
 
-def _increments(
-    sae: SparseAutoencoder, x: Tensor, levels: Tensor, natural: float
-) -> Iterator[tuple[int, Tensor | None]]:
+def _increments(sae: ElementwiseSAE, x: Tensor, levels: Tensor, natural: float) -> Iterator[tuple[int, Tensor | None]]:
     """For each level, falling: how many entries are on that were not before, and what they add, ``(n, d_in)``."""
-    entries = sae.project(x)
-    pi_gate = sae.gate(entries)
-    if natural:
-        slope, shift = sae.magnitude_line()
-        magnitude = (slope * pi_gate + (1 - natural) * shift).relu()
-    else:
-        magnitude = sae.magnitude(entries, pi_gate)
-    flat = ((pi_gate > levels[-1]) & (magnitude > 0)).flatten().nonzero().squeeze(1)
+    gates = Gates(sae, x)
+    pi_gate, magnitude = gates.pi_gate, gates.magnitude(natural)
+    flat = sae.codes_at(levels[-1], pi_gate, magnitude).flatten().nonzero().squeeze(1)
     values = magnitude.flatten()[flat]
     # The number of levels at or above a pre-activation is the first level at which it is on.
     first = torch.searchsorted(levels.flip(0), pi_gate.flatten()[flat])
@@ -120,6 +111,38 @@ def _increments(
         yield len(chosen), pattern.matmul(values[chosen].to(W_dec), W_dec)
 
 
+class Gates:
+    """An SAE's gates and magnitudes on some activations: its codes at any gate threshold, without encoding anew.
+
+    Parameters
+    ----------
+    sae
+        An SAE with a gate threshold, which plays no part; a TypeError for any other.
+    x
+        Activations, ``(n, d_in)``.
+    """
+
+    @torch.no_grad()
+    def __init__(self, sae: SparseAutoencoder, x: Tensor) -> None:
+        self.sae = elementwise(sae, "a look at other thresholds")
+        entries = self.sae.project(x)
+        self.pi_gate = self.sae.gate(entries)
+        """``(n, d_sae)``."""
+        self._learned = self.sae.magnitude(entries, self.pi_gate)
+
+    @torch.no_grad()
+    def magnitude(self, natural: float = 0.0) -> Tensor:
+        """``(n, d_sae)``: what codes are where features are on; ``natural`` as in `threshold_curves`."""
+        if not natural:
+            return self._learned
+        slope, shift = self.sae.magnitude_line()
+        return (slope * self.pi_gate + (1 - natural) * shift).relu()
+
+    def codes(self, gate_threshold: float, natural: float = 0.0) -> Tensor:
+        """``(n, d_sae)``."""
+        return self.sae.codes_at(gate_threshold, self.pi_gate, self.magnitude(natural))
+
+
 @torch.no_grad()
 def with_thresholds(
     sae: SparseAutoencoder,
@@ -127,7 +150,7 @@ def with_thresholds(
     gate_threshold: float = 0.0,
     natural: float = 0.0,
     own_thresholds: Mapping[int, float] | None = None,
-) -> SparseAutoencoder:
+) -> ElementwiseSAE:
     """A copy of ``sae`` with another gate threshold, nearly natural magnitudes, and thresholds of features' own.
 
     Parameters
@@ -142,36 +165,22 @@ def with_thresholds(
 
     Raises
     ------
-    ValueError
-        ``natural`` above 0 with untied encoders.
+    TypeError, ValueError
+        An SAE without a gate threshold, or without a parameter for what is asked; ``natural`` above 0 with untied
+        encoders.
     """
-    moved = copy.deepcopy(sae)
-    own = torch.zeros_like(sae.gate_bias)
+    moved = copy.deepcopy(elementwise(sae, "a copy with other thresholds"))
+    moved.gate_threshold = 0.0
+    own = torch.zeros_like(moved.gate_bias)
     for feature, threshold in (own_thresholds or {}).items():
         own[feature] = threshold
-    if isinstance(moved, StandardSAE) and own.any():
-        moved = _as_jumprelu(moved)
+    shift = moved.magnitude_line()[1] if natural else None
+    if own_thresholds:
+        moved = moved.with_own_thresholds(own)
+    if shift is not None:
+        moved = moved.with_shifted_magnitudes(-natural * shift)
     moved.gate_threshold = gate_threshold
-    by = -natural * sae.magnitude_line()[1] if natural else torch.zeros_like(own)
-    if isinstance(moved, GatedSAE):
-        moved.b_mag.add_(by)
-        moved.b_gate.sub_(own)
-    elif isinstance(moved, RescaleShiftSAE):
-        moved.b_mag.add_(by + moved.r_mag.exp() * own)
-        moved.b_enc.sub_(own)
-    elif isinstance(moved, JumpReLUSAE):
-        moved.b_enc.add_(by)
-        moved.threshold.add_(by + own)
     return moved
-
-
-def _as_jumprelu(sae: StandardSAE) -> JumpReLUSAE:
-    W = sae.W_enc
-    jumprelu = JumpReLUSAE(sae.d_in, sae.d_sae, preset=sae.preset, device=W.device, dtype=W.dtype)
-    for name, parameter in sae.named_parameters():
-        jumprelu.get_parameter(name).copy_(parameter)
-    jumprelu.trained_on = sae.trained_on
-    return jumprelu
 
 
 def _double(values: Tensor) -> Tensor:

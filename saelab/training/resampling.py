@@ -53,7 +53,7 @@ def resample_dead_features(
     alive = ~dead if n_dead < len(dead) else dead
     for name, parameter in sae.named_parameters():
         by_feature = sae.features_first(name, parameter)
-        if name in ("W_enc", "W_mag"):
+        if name in sae.encoder_parameters:
             by_feature[dead] = ENCODER_SHARE * by_feature[alive].norm(dim=1).mean() * directions
         elif name == "W_dec":
             by_feature[dead] = by_feature[alive].norm(dim=1).mean() * directions
