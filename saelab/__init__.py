@@ -2,9 +2,10 @@
 
 from saelab.data.activations import ActivationStore, harvest, harvest_pooled
 from saelab.data.labelled import LabelledSet, sentiment_activations, sentiment_set
-from saelab.data.language_models import load_language_model, load_sentiment, load_text
+from saelab.data.language_models import ModelNotFoundError, load_language_model, load_sentiment, load_text
 from saelab.data.shards import StoreError
 from saelab.data.synthetic import SuperpositionData, superposition
+from saelab.errors import InputError, InputTypeError, SAELabError
 from saelab.evaluation.features import FeatureReading, read_features
 from saelab.evaluation.metrics import (
     FVU,
@@ -24,6 +25,7 @@ from saelab.evaluation.probing import (
     ProbeReport,
     compare_representations,
     effective_dimension,
+    pool_reports,
     principal_components,
     probe,
     probe_weights,
@@ -54,14 +56,18 @@ __all__ = [
     "FeatureDensity",
     "FeatureReading",
     "GatedSAE",
+    "InputError",
+    "InputTypeError",
     "JumpReLUSAE",
     "LabelledSet",
     "LossRecovered",
+    "ModelNotFoundError",
     "NonFiniteLossError",
     "ProbeReport",
     "RelativeReconstructionBias",
     "RescaleShiftSAE",
     "SAEFileError",
+    "SAELabError",
     "SAELoss",
     "SAEMetrics",
     "SparseAutoencoder",
@@ -85,6 +91,7 @@ __all__ = [
     "load_text",
     "loss_recovered",
     "matched_cosine_similarity",
+    "pool_reports",
     "principal_components",
     "probe",
     "probe_weights",

@@ -42,6 +42,7 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "saelab",
         (
             "load_language_model",
+            "ModelNotFoundError",
             "load_text",
             "load_sentiment",
             "harvest",
@@ -79,6 +80,7 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         (
             "probe",
             "ProbeReport",
+            "pool_reports",
             "compare_representations",
             "sentiment_set",
             "sentiment_activations",
@@ -91,6 +93,7 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ),
     ),
     "files": ("Files and other libraries", "saelab", ("load", "save", "export", "SAEFileError")),
+    "errors": ("Errors", "saelab", ("SAELabError", "InputError", "InputTypeError")),
     "widgets": (
         "Widgets",
         "saelab_widgets",

@@ -29,6 +29,7 @@ from typer.core import TyperGroup
 import saelab
 from saelab.course import grading
 from saelab.data.shards import INDEX, read_index
+from saelab.errors import InputError
 from saelab.files.other_libraries import Format
 from saelab.files.tensor_files import write_atomically
 from saelab.sae.base import Preset
@@ -303,7 +304,7 @@ def _device(name: str) -> torch.device | None:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # torch has both for what this machine lacks
-        raise ValueError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        raise InputError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
 def _read_text(name: str) -> list[str]:
@@ -311,7 +312,7 @@ def _read_text(name: str) -> list[str]:
     path = Path(name)
     if path.suffix not in (".txt", ".jsonl"):
         if path.suffix and path.is_file():
-            raise ValueError(f"{path} is neither .txt (one text a line) nor .jsonl (an object with text a line)")
+            raise InputError(f"{path} is neither .txt (one text a line) nor .jsonl (an object with text a line)")
         return saelab.load_text(name)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
@@ -319,7 +320,7 @@ def _read_text(name: str) -> list[str]:
         with path.open(encoding="utf-8-sig") as file:
             lines = [(number, line.rstrip("\n")) for number, line in enumerate(file, start=1) if line.strip()]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+        raise InputError(f"{path} is not UTF-8 text: {error}") from error
     return [line if path.suffix == ".txt" else _text_of(line, f"{path}, line {number}") for number, line in lines]
 
 
@@ -327,9 +328,9 @@ def _text_of(line: str, where: str) -> str:
     try:
         text = json.loads(line)["text"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f'{where}: expected a JSON object with a field "text", not {line[:60]!r}') from error
+        raise InputError(f'{where}: expected a JSON object with a field "text", not {line[:60]!r}') from error
     if not isinstance(text, str):
-        raise ValueError(f'{where}: its field "text" must be a string, not {text!r:.60}')
+        raise InputError(f'{where}: its field "text" must be a string, not {text!r:.60}')
     return text
 
 
@@ -345,7 +346,7 @@ def _new_sae(
     if architecture == "gated":
         return saelab.GatedSAE(d_in, d_sae, preset=preset, ablations=ablations, **rest)
     if ablations:
-        raise ValueError(f"ablations are those of the gated SAE; a {architecture} one takes none")
+        raise InputError(f"ablations are those of the gated SAE; a {architecture} one takes none")
     return saelab.StandardSAE(d_in, d_sae, preset=preset, **rest)
 
 
@@ -444,7 +445,7 @@ def _check_given(context: typer.Context, trainer: "saelab.Trainer", where: Path)
         value = sorted(given[field] or ()) if field == "ablation" else given[field]
         if value != settings[field]:
             option = f"--{field.replace('_', '-')}"
-            raise ValueError(
+            raise InputError(
                 f"{where} has {option} {settings[field]}; leave {option} {value} out, or begin another run"
             )
 
@@ -499,7 +500,7 @@ def train(
                 assert standard is not None
                 loaded = _load_sae(standard, device)
                 if not isinstance(loaded, saelab.StandardSAE):
-                    raise ValueError(f"{standard} holds a {loaded.architecture} SAE; --from takes a standard one")
+                    raise InputError(f"{standard} holds a {loaded.architecture} SAE; --from takes a standard one")
                 sae = saelab.RescaleShiftSAE.from_standard(loaded)
             else:
                 sae = _new_sae(

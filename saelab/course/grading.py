@@ -25,6 +25,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from saelab.errors import InputError, SAELabError
 from saelab.exercises.verdicts import State
 from saelab.files.tensor_files import write_atomically
 
@@ -65,7 +66,7 @@ class Limits(NamedTuple):
 DEFAULT_LIMITS = Limits()
 
 
-class NotANotebook(ValueError):
+class NotANotebook(SAELabError, ValueError):
     """A file ends in .ipynb and holds something else."""
 
 
@@ -348,7 +349,7 @@ def read_rows(path: Path) -> list[Row]:
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if list(reader.fieldnames or ()) != list(Row._fields):
-            raise ValueError(f"{path} has other columns than {', '.join(Row._fields)}; it is no table of grades")
+            raise InputError(f"{path} has other columns than {', '.join(Row._fields)}; it is no table of grades")
         return [Row(**row) for row in reader]  # type: ignore[arg-type]
 
 

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from saelab.errors import InputError
 from saelab.files.tensor_files import SAEFileError, check_tensors, open_safetensors
 from saelab.sae.base import ARCHITECTURES, Preset, SparseAutoencoder
 from saelab.sae.gated import GatedSAE
@@ -59,7 +60,7 @@ _DICTIONARY_LEARNING = {
 def portable(sae: SparseAutoencoder, scale: float, as_jumprelu: bool) -> tuple[str, dict[str, Tensor]]:
     """Architecture and tensors, by our names, of what does the same to unscaled activations at a threshold of 0."""
     if not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"scale must be positive and finite, not {scale}; it is the ActivationStore's")
+        raise InputError(f"scale must be positive and finite, not {scale}; it is the ActivationStore's")
     dtype = torch.promote_types(sae.W_enc.dtype, torch.float32)  # folding would round half precision once more
     own = {name: parameter.detach().to("cpu", dtype) for name, parameter in sae.named_parameters()}
     threshold = sae.gate_threshold
@@ -67,7 +68,7 @@ def portable(sae: SparseAutoencoder, scale: float, as_jumprelu: bool) -> tuple[s
     W_enc, W_dec, b_dec = own["W_enc"] * scale, own["W_dec"] / scale, own["b_dec"] / scale
     if type(sae) is StandardSAE and not as_jumprelu:
         if threshold > 0:  # below 0 it does nothing: the relu is there first
-            raise ValueError(
+            raise InputError(
                 f"a standard SAE with gate_threshold={threshold} has no such form in other libraries; "
                 "write it with as_jumprelu=True, or set its gate_threshold to 0"
             )
@@ -84,9 +85,9 @@ def portable(sae: SparseAutoencoder, scale: float, as_jumprelu: bool) -> tuple[s
         r_mag = own.get("r_mag", torch.zeros_like(own["b_mag"]))
         features = {"b_gate": own["b_gate"] - threshold, "b_mag": own["b_mag"], "r_mag": r_mag}
     elif type(sae) is GatedSAE:
-        raise ValueError("a gated SAE with untied encoders cannot be exported: other libraries have no place for W_mag")
+        raise InputError("a gated SAE with untied encoders cannot be exported: other libraries have no place for W_mag")
     else:
-        raise ValueError(f"a {type(sae).__name__} has no form in other libraries; keep it with saelab.save")
+        raise InputError(f"a {type(sae).__name__} has no form in other libraries; keep it with saelab.save")
     if as_jumprelu and "r_mag" in features:  # paper, appendix E
         rescaling = features["r_mag"].exp()
         W_enc = W_enc * rescaling
@@ -180,7 +181,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _with_metadata(fields: dict[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
     if taken := fields.keys() & metadata.keys():
-        raise ValueError(f"metadata must not hold {', '.join(sorted(taken))}, which export itself writes")
+        raise InputError(f"metadata must not hold {', '.join(sorted(taken))}, which export itself writes")
     return {**fields, **metadata}
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
+from saelab.errors import InputError, InputTypeError
 from saelab.sae.sparse import DenseEntries, Entries, find_entries
 
 Preset = Literal["paper", "norm_weighted"]
@@ -80,11 +81,13 @@ def check_activations(x: Tensor, d_in: int | None = None) -> None:
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"activations must be a floating-point torch.Tensor, not {got}; try torch.as_tensor(x).float()")
+        raise InputTypeError(
+            f"activations must be a floating-point torch.Tensor, not {got}; try torch.as_tensor(x).float()"
+        )
     if x.ndim == 0 or x.numel() == 0:
-        raise ValueError(f"activations are empty: shape {tuple(x.shape)}; expected (batch, d_in) with at least one row")
+        raise InputError(f"activations are empty: shape {tuple(x.shape)}; expected (batch, d_in) with at least one row")
     if d_in is not None and x.shape[-1] != d_in:
-        raise ValueError(
+        raise InputError(
             f"activations have width {x.shape[-1]}, but this SAE was made for d_in={d_in}; "
             "harvest from the hook it was trained on, or make an SAE with that d_in"
         )
@@ -92,7 +95,7 @@ def check_activations(x: Tensor, d_in: int | None = None) -> None:
     broken = [part for part in torch.split(x, 4096) if not part.isfinite().all()]
     if broken:
         bad = sum(int((~part.isfinite()).count_nonzero()) for part in broken)
-        raise ValueError(
+        raise InputError(
             f"activations hold {bad} NaN or infinite value(s) among {x.numel()}; drop those rows or harvest in float32"
         )
 
@@ -148,9 +151,9 @@ class SparseAutoencoder(nn.Module, ABC):
     ) -> None:
         super().__init__()
         if d_in < 1 or d_sae < 1:
-            raise ValueError(f"d_in and d_sae must be at least 1, not {d_in} and {d_sae}")
+            raise InputError(f"d_in and d_sae must be at least 1, not {d_in} and {d_sae}")
         if preset not in get_args(Preset):
-            raise ValueError(f"preset must be one of {', '.join(get_args(Preset))}, not {preset!r}")
+            raise InputError(f"preset must be one of {', '.join(get_args(Preset))}, not {preset!r}")
         self.d_in, self.d_sae, self.preset = d_in, d_sae, preset
         self.gate_threshold = 0.0
         """A feature is on where its gate pre-activation exceeds this; 0 in the paper. May be changed at any time."""
@@ -222,7 +225,7 @@ class SparseAutoencoder(nn.Module, ABC):
     def decode(self, codes: Tensor) -> Tensor:
         """Reconstruction from codes: ``(..., d_sae)`` to ``(..., d_in)``."""
         if codes.shape[-1] != self.d_sae:
-            raise ValueError(f"codes have width {codes.shape[-1]}, but this SAE has d_sae={self.d_sae} features")
+            raise InputError(f"codes have width {codes.shape[-1]}, but this SAE has d_sae={self.d_sae} features")
         return codes @ self.W_dec + self.b_dec
 
     def forward(self, x: Tensor) -> Tensor:
@@ -285,7 +288,7 @@ class SparseAutoencoder(nn.Module, ABC):
     def _entries(self, x: Tensor) -> Entries:
         """All entries, or those that matter to the loss where that is faster and gives the same."""
         if x.ndim != 2:
-            raise ValueError(f"a loss takes activations (batch, d_in), not {tuple(x.shape)}; try x.flatten(0, -2)")
+            raise InputError(f"a loss takes activations (batch, d_in), not {tuple(x.shape)}; try x.flatten(0, -2)")
         if x.shape[1] != self.d_in:
             check_activations(x, self.d_in)  # raises, with the sentence
         return find_entries(x, self.b_dec, self.W_enc, self.gate_bias, floor=min(0.0, self.gate_threshold))

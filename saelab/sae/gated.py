@@ -7,6 +7,7 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
+from saelab.errors import InputError
 from saelab.sae.base import Look, Preset, SparseAutoencoder, _mean_square
 from saelab.sae.jumprelu import JumpReLUSAE
 from saelab.sae.sparse import Entries
@@ -53,11 +54,11 @@ class GatedSAE(SparseAutoencoder):
     ) -> None:
         unknown = {ablations} if isinstance(ablations, str) else set(ablations) - set(get_args(Ablation))
         if unknown:
-            raise ValueError(
+            raise InputError(
                 f"ablations must be a collection of {', '.join(get_args(Ablation))}; not understood: {unknown}"
             )
         if ablations and preset != "paper":
-            raise ValueError(f"the ablations are those of preset 'paper'; take that, or none with {preset!r}")
+            raise InputError(f"the ablations are those of preset 'paper'; take that, or none with {preset!r}")
         self.ablations = frozenset(ablations)
         super().__init__(d_in, d_sae, preset=preset, seed=seed, device=device, dtype=dtype)
         if "untied_encoders" in self.ablations:
@@ -135,5 +136,5 @@ class GatedSAE(SparseAutoencoder):
     def _rescaling(self, purpose: str) -> Tensor:
         """``exp(r_mag)``, ``(d_sae,)``; ones under the ablation without it."""
         if "untied_encoders" in self.ablations:
-            raise ValueError(f"a gated SAE with untied encoders cannot {purpose}: its magnitude has its own W_mag")
+            raise InputError(f"a gated SAE with untied encoders cannot {purpose}: its magnitude has its own W_mag")
         return torch.ones_like(self.b_gate) if "no_r_mag" in self.ablations else self.r_mag.exp()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from saelab.data.activations import ActivationStore
 from saelab.data.batches import Activations, batches_of, fingerprint
+from saelab.errors import InputError, InputTypeError
 from saelab.evaluation.metrics import evaluate
 from saelab.files.sae_files import describe
 from saelab.files.tensor_files import FORMAT_VERSION, read_tensors, write_tensors
@@ -71,10 +72,10 @@ def sweep(
     makers = [make_sae] if callable(make_sae) else list(make_sae)
     penalties = [float(l1) for l1 in l1_coefficients]
     if not makers or not penalties:
-        raise ValueError("a sweep needs at least one make_sae and one L1 coefficient")
+        raise InputError("a sweep needs at least one make_sae and one L1 coefficient")
     held_out = activations if test is None else test
     if not isinstance(held_out, Tensor | ActivationStore):
-        raise TypeError(
+        raise InputTypeError(
             f"test must be a torch.Tensor or an ActivationStore to evaluate on, not {type(held_out).__name__}"
         )
     config = config or TrainingConfig()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from saelab.data.activations import ActivationStore
 from saelab.data.batches import Activations, Batch, batches_of
+from saelab.errors import InputError, SAELabError
 from saelab.files.sae_files import describe, rebuild
 from saelab.files.tensor_files import SAEFileError, read_tensors, write_tensors
 from saelab.sae.base import SparseAutoencoder, TrainingPass
@@ -75,15 +76,15 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("n_steps", "batch_size", "dead_after_steps"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.precision not in get_args(Precision):
-            raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, not {self.precision!r}")
+            raise InputError(f"precision must be one of {', '.join(get_args(Precision))}, not {self.precision!r}")
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must lie between 0 and 1, 1 left out, not {self.betas}")
+            raise InputError(f"betas must lie between 0 and 1, 1 left out, not {self.betas}")
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name not in ("seed", "betas", "precision") and not 0 <= value < float("inf"):
-                raise ValueError(f"{field.name} must be a finite number of at least 0, not {value}")
+                raise InputError(f"{field.name} must be a finite number of at least 0, not {value}")
 
 
 class TrainingRecord(NamedTuple):
@@ -111,7 +112,7 @@ class TrainingRecord(NamedTuple):
     gate_threshold: float
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(SAELabError, RuntimeError):
     """The loss, or a weight on its way to a checkpoint, became NaN or infinite."""
 
 
@@ -243,7 +244,7 @@ class Trainer:
         trainer.folder = Path(folder)
         trainer._fingerprint = trainer._batches.fingerprint()
         if trainer._fingerprint != state["fingerprint"]:
-            raise ValueError(f"{path}: the run was on other activations than these; give it those it began with")
+            raise InputError(f"{path}: the run was on other activations than these; give it those it began with")
         try:
             trainer._restore(tensors, state)
         except KeyError as error:
@@ -276,7 +277,7 @@ class Trainer:
             A weight is NaN or infinite; the checkpoint that is there stays.
         """
         if self.folder is None:
-            raise ValueError("this trainer has no folder; make it with Trainer(..., folder=...)")
+            raise InputError("this trainer has no folder; make it with Trainer(..., folder=...)")
         broken = [name for name, weight in self.sae.named_parameters() if not weight.isfinite().all()]
         if broken:
             what = f"{', '.join(broken)} became NaN or infinite by step {self.n_steps_done}"
