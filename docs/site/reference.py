@@ -6,7 +6,7 @@ import inspect
 import typer.main
 from typer.cli import get_docs_for_click
 
-import saelab.cli.app
+from saelab.cli.app import app
 from saelab.exercises import check
 
 PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
@@ -129,7 +129,7 @@ def pages() -> dict[str, str]:
         *(f"   {name}" for name in [*PAGES, "command_line"]),
         "",
     ]
-    command = typer.main.get_command(saelab.cli.app.app)
+    command = typer.main.get_command(app)
     text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="saelab", title="Command line")
     return made | {"index.rst": "\n".join(toctree), "command_line.md": text}
 
