@@ -612,19 +612,16 @@ def test_a_bug_keeps_its_traceback(
 ) -> None:
     monkeypatch.setattr(saelab, "evaluate", broken)
     with pytest.raises((TypeError, ValueError, BrokenPipeError)):
-        CliRunner().invoke(
-            app, ["evaluate", str(trained), str(harvested)], catch_exceptions=False, standalone_mode=False
-        )
+        CliRunner().invoke(app, ["evaluate", str(trained), str(harvested)], catch_exceptions=False)
 
 
 @pytest.mark.parametrize(
-    "error",
-    [saelab.SAELabError("give another"), saelab.InputTypeError("give another"), PermissionError("give another")],
+    "kind", [saelab.SAELabError, saelab.InputTypeError, saelab.NonFiniteLossError, PermissionError, ImportError]
 )
 def test_a_mistake_of_the_users_is_told_by_its_message_alone(
-    trained: Path, harvested: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    trained: Path, harvested: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
 ) -> None:
-    monkeypatch.setattr(saelab, "evaluate", raising(error))
+    monkeypatch.setattr(saelab, "evaluate", raising(kind("give another")))
     assert run("evaluate", trained, harvested, code=1).stderr == "Error: give another\n"
 
 
