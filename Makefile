@@ -12,7 +12,7 @@ help:
 	@echo "make lab         open JupyterLab on the tutorials    (make lab ARGS=\"--no-browser --port 9999\")"
 	@echo "make lab CPU=1   the same with torch's CPU build     (Linux without an NVIDIA card)"
 	@echo "make test        run the whole suite"
-	@echo "make check       formatting, lint, spelling and types only"
+	@echo "make check       formatting, lint, spelling, imports and types only"
 	@echo "make tutorials   execute the tutorials, keep their outputs (ARGS=\"02 04\": only these)"
 	@echo "make frontend    build the widgets' front end        (needs Node.js)"
 	@echo "make picture     take the README's moving picture of the lab anew"
@@ -48,6 +48,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/codespell saelab widgets tutorials docs README.md CONTRIBUTING.md CHANGELOG.md
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 # Offline for Hugging Face: nothing that is tested may reach for a hub.

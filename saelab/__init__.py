@@ -23,6 +23,9 @@ from saelab.data.language_models import load_text as load_text
 from saelab.data.shards import StoreError as StoreError
 from saelab.data.synthetic import SuperpositionData as SuperpositionData
 from saelab.data.synthetic import superposition as superposition
+from saelab.errors import InputError as InputError
+from saelab.errors import InputTypeError as InputTypeError
+from saelab.errors import SAELabError as SAELabError
 from saelab.evaluation.features import FeatureReading as FeatureReading
 from saelab.evaluation.features import read_features as read_features
 from saelab.evaluation.metrics import FVU as FVU

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from saelab.errors import InputError, InputTypeError
+
 try:
     import matplotlib
     from matplotlib.axes import Axes
@@ -152,7 +154,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], formats: Sequence[
         Another format, or none.
     """
     if isinstance(formats, str) or not formats or not set(formats) <= set(get_args(Format)):
-        raise ValueError(f"formats must list one or more of {', '.join(get_args(Format))}, not {formats!r}")
+        raise InputError(f"formats must list one or more of {', '.join(get_args(Format))}, not {formats!r}")
     path = Path(path)
     name = path.stem if path.suffix in (".png", ".pdf") else path.name  # a name such as "l1=0.5" has no ending
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -229,7 +231,7 @@ def pareto(
     look = _look(theme)
     ys = [y] if isinstance(y, str) else list(y)
     if not ys:
-        raise ValueError("y names no column; give one or more")
+        raise InputError("y names no column; give one or more")
     _check_table(table, [x, *ys, by], "saelab.sweep")
     marks = _marks(table, by)
     along = _numbers(table, x)
@@ -237,14 +239,14 @@ def pareto(
     if log_x is None:
         log_x = bool(len(drawable) and drawable.min() > 0 and drawable.max() >= 4 * drawable.min())
     elif log_x and len(drawable) and drawable.min() <= 0:
-        raise ValueError(f"{x} holds {drawable.min():g}, which has no logarithm; leave it out, or take log_x=False")
+        raise InputError(f"{x} holds {drawable.min():g}, which has no logarithm; leave it out, or take log_x=False")
     figure = SAEFigure(
         figsize=size or (max(5.5, 4.5 * len(ys)), 3.8), dpi=SCREEN_DPI, facecolor=look.page, layout="constrained"
     )
     for ax, name in zip(figure.subplots(1, len(ys), squeeze=False)[0], ys, strict=True):
         up = _numbers(table, name)
         if not (np.isfinite(along) & np.isfinite(up)).any():
-            raise ValueError(f"no row has a finite number both in {x} and in {name}, so there is nothing to draw")
+            raise InputError(f"no row has a finite number both in {x} and in {name}, so there is nothing to draw")
         quantity = _quantity(name)
         _style(ax, look, _quantity(x).label, quantity.label)
         if quantity.reference is not None:
@@ -304,7 +306,7 @@ def lines(
     look = _look(theme)
     ys = [y] if isinstance(y, str) else list(y)
     if not ys:
-        raise ValueError("y names no column; give one or more")
+        raise InputError("y names no column; give one or more")
     _check_table(table, [x, *ys, *([by] if by else [])], "saelab.Trainer.history_frame")
     marks = _marks(table, by) if by else {None: _Mark(*_BLUE, "o", "-")}
     along = _numbers(table, x)
@@ -321,7 +323,7 @@ def lines(
         for is_log, column in ((log_x, along), (log_y, up)):
             drawn &= (column > 0) | (not is_log)
         if not drawn.any():
-            raise ValueError(f"no row has a number to draw both in {x} and in {name}")
+            raise InputError(f"no row has a number to draw both in {x} and in {name}")
         quantity = _quantity(name)
         named = {x: _quantity(x).label, name: quantity.label} | dict(labels or {})
         _style(ax, look, named[x], named[name])
@@ -376,7 +378,7 @@ def scatter(
     look = _look(theme)
     ys = [y] if isinstance(y, str) else list(y)
     if not ys:
-        raise ValueError("y names no column; give one or more")
+        raise InputError("y names no column; give one or more")
     _check_table(table, [x, *ys, *([by] if by else [])], "saelab")
     marks = _marks(table, by) if by else {None: _Mark(*_BLUE, "o", "-")}
     along = _numbers(table, x)
@@ -391,7 +393,7 @@ def scatter(
         up = _numbers(table, name)
         drawn = np.isfinite(along) & np.isfinite(up)
         if not drawn.any():
-            raise ValueError(f"no row has a finite number both in {x} and in {name}, so there is nothing to draw")
+            raise InputError(f"no row has a finite number both in {x} and in {name}, so there is nothing to draw")
         named = {x: _quantity(x).label, name: _quantity(name).label} | dict(labels or {})
         _style(ax, look, named[x], named[name])
         for value, mark in marks.items():
@@ -441,14 +443,14 @@ def probe_by_layer(
     _check_table(table, ["layer", "representation", "test_accuracy"], "saelab.compare_representations")
     table = table.assign(**{name: _numbers(table, name) for name in _PROBE_NUMBERS if name in table})
     if not np.isfinite(table["test_accuracy"]).any():
-        raise ValueError("test_accuracy holds no finite number, so there is nothing to draw")
+        raise InputError("test_accuracy holds no finite number, so there is nothing to draw")
     if "held_out" not in table:
         table = table.assign(held_out="")
     point = ["layer", "representation", "held_out"]
     repeated = table[table.duplicated(point)]
     if len(repeated):
         which = ", ".join(f"{name} {value}" for name, value in repeated[point].iloc[0].items() if value != "")
-        raise ValueError(f"several rows are of {which}; keep one for each point")
+        raise InputError(f"several rows are of {which}; keep one for each point")
     saes = list(dict.fromkeys(name.removeprefix(_PCA_OF) for name in table["representation"] if name != _RAW)) or [""]
     parts, layers = list(dict.fromkeys(table["held_out"])), sorted(set(table["layer"]))
     figure = SAEFigure(
@@ -567,7 +569,7 @@ def _heading(figure: Figure, look: _Look, title: str | None, handles: Sequence[L
 
 def _look(theme: Theme) -> _Look:
     if theme not in _LOOKS:
-        raise ValueError(f"theme must be one of {', '.join(_LOOKS)}, not {theme!r}")
+        raise InputError(f"theme must be one of {', '.join(_LOOKS)}, not {theme!r}")
     return _LOOKS[theme]
 
 
@@ -579,12 +581,12 @@ def _marks(table: "pd.DataFrame", by: str) -> dict[Any, _Mark]:
     """How each value of ``by`` is drawn, in the order of the legend."""
     values = list(dict.fromkeys(table[by]))
     if table[by].isna().any():
-        raise ValueError(f"{by} is missing in {table[by].isna().sum()} row(s); fill it in, or leave them out")
+        raise InputError(f"{by} is missing in {table[by].isna().sum()} row(s); fill it in, or leave them out")
     for setting in _SETTINGS:
         for value in values if setting in table and setting != by else ():
             several = table.loc[table[by] == value, setting].drop_duplicates()  # NaN once: what a CSV has for ""
             if len(several) > 1:
-                raise ValueError(
+                raise InputError(
                     f"the line of {by} {value!r} would run through several {setting}: {', '.join(map(repr, several))}; "
                     f"choose with table[table[{setting!r}] == ...], or draw by={setting!r}"
                 )
@@ -603,12 +605,14 @@ def _check_table(table: "pd.DataFrame", columns: Iterable[str], source: str) -> 
     import pandas as pd
 
     if not isinstance(table, pd.DataFrame):
-        raise TypeError(f"table must be a pandas DataFrame, such as that of {source}, not a {type(table).__name__}")
+        raise InputTypeError(
+            f"table must be a pandas DataFrame, such as that of {source}, not a {type(table).__name__}"
+        )
     missing = [name for name in columns if name not in table]
     if missing:
-        raise ValueError(f"the table has no column {', '.join(missing)}; it has {', '.join(map(str, table.columns))}")
+        raise InputError(f"the table has no column {', '.join(missing)}; it has {', '.join(map(str, table.columns))}")
     if table.empty:
-        raise ValueError("the table has no rows; there is nothing to draw")
+        raise InputError("the table has no rows; there is nothing to draw")
 
 
 def _numbers(table: "pd.DataFrame", column: str) -> NDArray[np.float64]:
@@ -616,4 +620,4 @@ def _numbers(table: "pd.DataFrame", column: str) -> NDArray[np.float64]:
     try:
         return table[column].to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"column {column} must hold numbers: {error}") from error
+        raise InputError(f"column {column} must hold numbers: {error}") from error

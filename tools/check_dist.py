@@ -22,7 +22,7 @@ IN_WHEEL = {"saelab/": "saelab/", "widgets/saelab_widgets/": "saelab_widgets/"}
 NOT_IN_SDIST = {".ci/run"}
 SMOKE = """
 import sys, importlib.util, saelab, saelab_widgets
-from saelab.cli.app import packaged_tutorials
+from saelab.cli.lab import packaged_tutorials
 assert sys.prefix in saelab.__file__, saelab.__file__
 model = saelab.load_language_model()
 store = saelab.harvest(model, "blocks.1.hook_resid_post", saelab.load_text()[:60], n_tokens=4096, progress=False)

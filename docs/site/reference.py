@@ -6,7 +6,7 @@ import inspect
 import typer.main
 from typer.cli import get_docs_for_click
 
-import saelab.cli.app
+from saelab.cli.app import app
 from saelab.exercises import check
 
 PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
@@ -42,6 +42,7 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "saelab",
         (
             "load_language_model",
+            "ModelNotFoundError",
             "load_text",
             "load_sentiment",
             "harvest",
@@ -79,6 +80,7 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         (
             "probe",
             "ProbeReport",
+            "pool_reports",
             "compare_representations",
             "sentiment_set",
             "sentiment_activations",
@@ -91,6 +93,7 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ),
     ),
     "files": ("Files and other libraries", "saelab", ("load", "save", "export", "SAEFileError")),
+    "errors": ("Errors", "saelab", ("SAELabError", "InputError", "InputTypeError")),
     "widgets": (
         "Widgets",
         "saelab_widgets",
@@ -126,7 +129,7 @@ def pages() -> dict[str, str]:
         *(f"   {name}" for name in [*PAGES, "command_line"]),
         "",
     ]
-    command = typer.main.get_command(saelab.cli.app.app)
+    command = typer.main.get_command(app)
     text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="saelab", title="Command line")
     return made | {"index.rst": "\n".join(toctree), "command_line.md": text}
 

@@ -1,17 +1,14 @@
-"""Grade a folder of submissions, and hand out tutorials without their solutions.
+"""Grade a folder of submissions.
 
-A submission is the notebook of a tutorial with a learner's answers. Its cells run in a process of their own, and then
-the checks of the *original* tutorial judge what they left: verdicts that a submission shows, or edits, count for
-nothing. It has no network, so much time and so much memory. It still runs with the rights of who grades: for
-submissions of strangers, take a container.
+A submission is a tutorial's notebook with a learner's answers. Its cells run in a process of their own; then the checks
+of the *original* tutorial judge what they defined, so verdicts that a submission displays or edits do not count. The
+process runs without network access and within limits of time and memory, but with the rights of the user who grades:
+grade submissions from strangers in a container.
 """
 
-import ast
 import csv
-import functools
 import json
 import os
-import re
 import secrets
 import shutil
 import subprocess
@@ -25,26 +22,26 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from saelab.course.notebooks import NotANotebook, checks_of, read_notebook, tags, tutorial_of
+from saelab.errors import InputError
 from saelab.exercises.verdicts import State
-from saelab.files.tensor_files import write_atomically
 
 WORKER = Path(__file__).with_name("worker.py")
 NOT_RUN = {"check", "widget"}
-"""Tags of cells that do not run: verdicts are found afterwards, and nobody looks."""
-SOLUTION = re.compile(r"<details>\s*<summary>\s*Solution.*?</details>\n*", re.DOTALL)
+"""Cells with these tags are skipped."""
 SECONDS_BETWEEN_LOOKS = 0.1
 FEW_CORES = 2
-"""With so many for a submission, or fewer, it computes in one thread: a second gains little, and loses much where
-anything else computes, too."""
+"""A submission with at most this many cores computes in one thread: a second thread gains little, and costs much when
+other programs compute as well."""
 
 Outcome = Literal[State, "timed out", "out of memory", "crashed", "no notebook", "no tutorial"]
 
 
 class Row(NamedTuple):
-    """What is said of one exercise of one submission; of a submission that cannot be graded, ``exercise`` is empty."""
+    """Result of one exercise of one submission; ``exercise`` is empty if the submission cannot be graded."""
 
     submission: str
-    """Its path below the folder."""
+    """Path below the folder."""
     tutorial: str
     exercise: str
     state: Outcome
@@ -54,76 +51,24 @@ class Row(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """Of one submission."""
+    """Limits for one submission."""
 
     timeout: float = 300.0
     """Seconds."""
     memory: float = 2e9
-    """Bytes resident, of all its processes together."""
+    """Resident bytes, summed over all of its processes."""
 
 
 DEFAULT_LIMITS = Limits()
 
 
-class NotANotebook(ValueError):
-    """A file ends in .ipynb and holds something else."""
-
-
 def submissions(folder: Path) -> list[Path]:
-    """All notebooks below a folder, but for JupyterLab's own copies."""
+    """All notebooks below a folder, except JupyterLab's checkpoints."""
     return sorted(
         path
         for path in folder.rglob("*.ipynb")
         if not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
-
-
-def read_notebook(path: Path) -> dict[str, Any]:
-    """The notebook in a file, with each cell's source as one string.
-
-    Raises
-    ------
-    NotANotebook
-        What is no JSON, or no notebook of format 4; its sentence says which.
-    """
-    try:
-        notebook = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise NotANotebook(f"it cannot be read: {error}") from error
-    except ValueError as error:
-        raise NotANotebook(f"it is not JSON: {error}") from error
-    try:
-        if notebook["nbformat"] != 4:
-            raise NotANotebook(f"it has notebook format {notebook['nbformat']}, not 4; save it anew in JupyterLab")
-        for cell in notebook["cells"]:
-            cell["source"] = "".join(cell["source"])
-            cell.setdefault("metadata", {})
-        if not isinstance(notebook.setdefault("metadata", {}), dict):
-            raise TypeError
-    except (KeyError, TypeError, AttributeError) as error:
-        raise NotANotebook("it is JSON, but no notebook: there are no cells where these should be") from error
-    found: dict[str, Any] = notebook
-    return found
-
-
-def checks_of(notebook: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Name and expression of each check of an original tutorial, in order."""
-    expressions = [cell["source"].strip() for cell in notebook["cells"] if "check" in _tags(cell)]
-    return [(ast.unparse(ast.parse(text, mode="eval").body).split("(")[0].split(".")[-1], text) for text in expressions]
-
-
-def _tags(cell: Mapping[str, Any]) -> set[str]:
-    return set(cell["metadata"].get("tags", ()))
-
-
-def tutorial_of(path: Path, notebook: Mapping[str, Any], known: Iterable[str]) -> str | None:
-    """Which of the ``known`` tutorials a submission is of: by its metadata, or else by the file's name."""
-    told = notebook["metadata"].get("saelab")
-    name = told.get("tutorial") if isinstance(told, dict) else None
-    if name in (names := list(known)):
-        return str(name)
-    in_its_name = [name for name in names if name in path.stem]
-    return in_its_name[0] if len(in_its_name) == 1 else None
 
 
 def grade(
@@ -134,29 +79,30 @@ def grade(
     jobs: int = 1,
     done: Iterable[str] = (),
 ) -> Generator[list[Row], None, None]:
-    """Grade all submissions below a folder; gives the rows of each as soon as it is done.
+    """Grade all submissions below a folder, yielding the rows of each as soon as it is done.
 
-    Stopped, between two submissions or within one, it leaves no process behind.
+    It leaves no process behind when it is closed or interrupted, even in the middle of a submission.
 
     Parameters
     ----------
     folder
-        Searched for notebooks to the bottom.
+        Searched for notebooks at every depth.
     tutorials
-        Folder of the originals, whose checks are run.
+        Folder of the original tutorials, whose checks are run.
     limits
-        Of each submission. What exceeds them in the check of one exercise is started anew for the exercises after it.
+        Limits for each submission. If the check of one exercise exceeds them, the submission starts again for the
+        exercises that follow.
     jobs
-        Submissions at a time.
+        Number of submissions graded at the same time.
     done
-        Submissions, as rows name them, to leave out.
+        Submissions to leave out, named as in the rows.
 
     Raises
     ------
     RuntimeError
-        A process could not even begin; no submission is to blame.
+        A worker process could not start; no submission is to blame.
     FileNotFoundError, ImportError
-        No such folder, or no notebook below it; IPython or psutil is missing.
+        The folder does not exist or holds no notebook; IPython or psutil is not installed.
     """
     for needed in ("IPython", "psutil"):
         try:
@@ -204,45 +150,47 @@ def _grade_one(
     cells = [
         (number, cell["source"])
         for number, cell in enumerate(notebook["cells"], start=1)
-        if cell.get("cell_type") == "code" and not _tags(cell) & NOT_RUN
+        if cell.get("cell_type") == "code" and not tags(cell) & NOT_RUN
     ]
     checks = originals[tutorial]
     rows: list[Row] = []
     while checks and not stop.is_set():
-        run = _Run(cells, checks, limits, threads, stop)
+        run = _Run(limits, threads, stop)
+        run.judge(cells, checks)
         n_before = len(rows)
         for exercise, _ in checks:
             if exercise in run.verdicts:
                 rows.append(Row(name, tutorial, exercise, **run.verdicts[exercise]))
             else:
                 rows.append(Row(name, tutorial, exercise, run.end, hint=run.why))
-                if run.begun == exercise:  # its answer is to blame, and not those below
+                if run.begun == exercise:  # its answer is to blame; those that follow get another run
                     break
         checks = checks[len(rows) - n_before :]
     return rows
 
 
 class _Run:
-    """One process with a submission in it: what came of its checks, and what ended it."""
+    """One worker process that runs a submission: the verdicts it reports, and how it ends."""
 
-    verdicts: dict[str, dict[str, Any]]
-    """Fields of rows, by exercise."""
-    begun: str | None = None
-    """The check that was run last."""
-    end: Outcome = "crashed"
-    why: str = "its process ended by itself"
-
-    def __init__(
-        self,
-        cells: Sequence[tuple[int, str]],
-        checks: Sequence[tuple[str, str]],
-        limits: Limits,
-        threads: int,
-        stop: threading.Event,
-    ) -> None:
-        self.verdicts = {}
+    def __init__(self, limits: Limits, threads: int, stop: threading.Event) -> None:
+        self.verdicts: dict[str, dict[str, Any]] = {}
+        """Fields of rows, by exercise."""
+        self.begun: str | None = None
+        """The check that began last."""
+        self.end: Outcome = "crashed"
+        self.why = "its process ended by itself"
+        self._limits, self._threads, self._stop = limits, threads, stop
         self._cell, self._broken = 0, ""
         self._token = secrets.token_hex(16)
+
+    def judge(self, cells: Sequence[tuple[int, str]], checks: Sequence[tuple[str, str]]) -> None:
+        """Run the cells, then the checks, in a process of their own, and wait for its end.
+
+        Raises
+        ------
+        RuntimeError
+            The process could not start.
+        """
         here = Path(tempfile.mkdtemp(prefix="saelab-grade-"))
         try:
             process = subprocess.Popen(
@@ -251,8 +199,8 @@ class _Run:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 cwd=here,
-                env=os.environ | _environment(here, threads),
-                start_new_session=True,  # ctrl-C is for who grades
+                env=os.environ | _environment(here, self._threads),
+                start_new_session=True,  # so that ctrl-C reaches only the grading command
             )
             assert process.stdin is not None and process.stdout is not None
             order = {
@@ -265,7 +213,7 @@ class _Run:
             reader.start()
             with suppress(BrokenPipeError), process.stdin as stdin:
                 stdin.write(json.dumps(order).encode() + b"\n")
-            self._watch(process, limits, stop)
+            self._watch(process)
             reader.join(10)
         finally:
             shutil.rmtree(here, ignore_errors=True)
@@ -289,24 +237,23 @@ class _Run:
             elif "exercise" in said:
                 self.verdicts.setdefault(said.pop("exercise"), said)
 
-    def _watch(self, process: subprocess.Popen[bytes], limits: Limits, stop: threading.Event) -> None:
-        """Wait for the end of all of a submission's processes, and bring it about where a limit is passed."""
+    def _watch(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait for the submission to end, then kill whatever is left of it; kill it early at a limit or at a stop."""
         import psutil
 
         began = time.monotonic()
         family = {process.pid: psutil.Process(process.pid)}
         try:
-            while process.poll() is None and not stop.wait(SECONDS_BETWEEN_LOOKS):
+            while process.poll() is None and not self._stop.wait(SECONDS_BETWEEN_LOOKS):
                 with suppress(psutil.NoSuchProcess):
                     family |= {child.pid: child for child in family[process.pid].children(recursive=True)}
-                if _resident(family.values()) > limits.memory:
-                    self.end, self.why = (
-                        "out of memory",
-                        f"{self._where()} it took more than {limits.memory / 1e9:g} GB",
-                    )
+                if _resident(family.values()) > self._limits.memory:
+                    self.end = "out of memory"
+                    self.why = f"{self._where()} it took more than {self._limits.memory / 1e9:g} GB"
                     break
-                if time.monotonic() - began > limits.timeout:
-                    self.end, self.why = "timed out", f"{self._where()} it had not ended after {limits.timeout:g} s"
+                if time.monotonic() - began > self._limits.timeout:
+                    self.end = "timed out"
+                    self.why = f"{self._where()} it had not ended after {self._limits.timeout:g} s"
                     break
         finally:
             for member in family.values():
@@ -322,7 +269,7 @@ class _Run:
 
 
 def _environment(here: Path, threads: int) -> dict[str, str]:
-    """Caches and settings of its own, so that no submission finds what another has left."""
+    """Environment variables that give a submission caches and settings of its own, apart from other submissions'."""
     folders = {name: str(here / name.lower()) for name in ("IPYTHONDIR", "XDG_CACHE_HOME", "MPLCONFIGDIR")}
     return folders | {"HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg", "OMP_NUM_THREADS": str(threads)}
 
@@ -338,23 +285,23 @@ def _resident(processes: Iterable[Any]) -> int:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows in a CSV that `table` wrote.
+    """Read the rows of a CSV that `table` wrote.
 
     Raises
     ------
-    ValueError
-        It has other columns.
+    InputError
+        The file has other columns.
     """
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if list(reader.fieldnames or ()) != list(Row._fields):
-            raise ValueError(f"{path} has other columns than {', '.join(Row._fields)}; it is no table of grades")
+            raise InputError(f"{path} has other columns than {', '.join(Row._fields)}; it is no table of grades")
         return [Row(**row) for row in reader]  # type: ignore[arg-type]
 
 
 @contextmanager
 def table(path: Path, rows: Iterable[Row] = ()) -> Iterator[Callable[[Iterable[Row]], None]]:
-    """Write a CSV; what is given to the function it yields is on the disk when that returns."""
+    """Write a CSV of rows, and yield a function that appends more; they are on disk when it returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -369,7 +316,7 @@ def table(path: Path, rows: Iterable[Row] = ()) -> Iterator[Callable[[Iterable[R
 
 
 def summary(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """Per submission: points, of how many, and what stands in their way."""
+    """Sum up each submission: points, the number of exercises, and the state of each."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
         entry = found.setdefault(
@@ -379,31 +326,3 @@ def summary(rows: Iterable[Row]) -> list[dict[str, Any]]:
         entry["of"] += bool(row.exercise)
         entry["states"].append(row.state)
     return [found[name] for name in sorted(found)]
-
-
-def handout(tutorials: Path, folder: Path) -> list[Path]:
-    """Copy tutorials to a folder, without their solutions and outputs.
-
-    Raises
-    ------
-    FileExistsError
-        One of them is in the folder already; then nothing is written.
-    """
-    originals = sorted(tutorials.glob("*.ipynb"))
-    written = [folder / path.name for path in originals]
-    if there := [path for path in written if path.exists()]:
-        raise FileExistsError(f"{there[0]} is there already; name a new folder, or take it away first")
-    for original, path in zip(originals, written, strict=True):
-        notebook = read_notebook(original)
-        notebook["cells"] = [bare for cell in notebook["cells"] if (bare := _without_solution(cell)) is not None]
-        text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
-        write_atomically(path, functools.partial(Path.write_text, data=text, encoding="utf-8"))
-    return written
-
-
-def _without_solution(cell: dict[str, Any]) -> dict[str, Any] | None:
-    """The cell without solution and outputs; None where nothing is left."""
-    if cell["cell_type"] == "code":
-        return cell | {"outputs": [], "execution_count": None}
-    source = SOLUTION.sub("", cell["source"]).rstrip()
-    return cell | {"source": source} if source else None

@@ -1,9 +1,9 @@
-"""What `saelab grade` starts for each submission: runs its cells with no network, then the checks of the original.
+"""The process that `saelab grade` starts for each submission: its cells without network, then the original's checks.
 
-Started as a script, ``python -P worker.py``, and not as a module: to leave the network it must have one thread,
-and importing saelab would start more. It takes its order as a line of JSON on stdin, and answers in lines of JSON on
-what was stdout; both are gone before the submission's code begins. Each line has the order's token, which that code is
-not told.
+It is started as a script, ``python -P worker.py``, not as a module: only a process with a single thread can leave the
+network, and importing saelab starts more. It reads its order as one line of JSON from stdin and answers in lines of
+JSON on the original stdout; both are closed to the submission's code before that begins. Each answer carries the
+order's token, which the submission's code is not given, so that it cannot forge verdicts.
 """
 
 import ctypes
@@ -17,24 +17,24 @@ from typing import Any
 
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 MAX_CHARACTERS = 2000
-"""Of each text of a verdict: what is seen may come from the submission."""
+"""Cap on each text of a verdict, since the submission may determine what a check has seen."""
 
 
 def leave_the_network() -> bool:
-    """Move this process, and all that it starts, to a network with nothing in it; False where that cannot be."""
+    """Move this process, and all that it starts, to an empty network; False if the system does not allow that."""
     if not sys.platform.startswith("linux"):
         return False
     uid, gid = os.getuid(), os.getgid()
     if ctypes.CDLL(None).unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0:
         return False
     for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
-        with suppress(OSError):  # the names of user and group are a comfort
+        with suppress(OSError):  # only the names of user and group depend on these
             Path("/proc/self", name).write_text(text)
     return True
 
 
 def refuse_the_network(event: str, arguments: tuple[Any, ...]) -> None:
-    """An audit hook. Sockets of the machine's own file system may be: torch and multiprocessing use them."""
+    """An audit hook that forbids network sockets; Unix sockets stay allowed, as torch and multiprocessing use them."""
     is_lookup = event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo")
     is_reach = event in ("socket.connect", "socket.sendto", "socket.sendmsg") and isinstance(arguments[1], tuple)
     if is_lookup or is_reach:
@@ -42,10 +42,10 @@ def refuse_the_network(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def checks_of_its_own() -> tuple[ModuleType, type]:
-    """`saelab.exercises.check` and its Verdict, in a copy that no other code can import.
+    """A private copy of `saelab.exercises.check` and its Verdict, which no other code can import.
 
-    What a submission changes in `saelab.exercises`, or in modules such as torch, the copy does not see: its modules
-    hold what was there before.
+    The copy is not affected by what a submission changes in `saelab.exercises`, or in modules such as torch: it keeps
+    references to the state before.
     """
     import saelab
     from saelab.exercises import Verdict, check
@@ -63,7 +63,7 @@ def checks_of_its_own() -> tuple[ModuleType, type]:
 
 
 def run_cells(cells: list[tuple[int, str]], tell: Any) -> tuple[dict[str, Any], list[str]]:
-    """Run code as IPython does, in one namespace, which is returned with what was raised; an error does not stop it."""
+    """Run all cells as IPython does, whatever they raise, and return their namespace and the errors."""
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets.config import Config
 
@@ -110,13 +110,13 @@ def main() -> None:
             found = {
                 name: str(getattr(verdict, name))[:MAX_CHARACTERS] for name in ("state", "seen", "expected", "hint")
             }
-        except BaseException as error:  # a name that is missing, sys.exit
+        except BaseException as error:  # a missing name, but also sys.exit
             hint = "; ".join(errors[:3]) or "no cell of the notebook defines it"
             if not isinstance(error, NameError):
                 hint = "the answer itself must not end the program"
             found = {"state": "failed", "seen": described(error), "expected": "an answer", "hint": hint}
         tell(exercise=exercise, **found)
-    os._exit(0)  # whatever threads the submission has left
+    os._exit(0)  # without waiting for threads that the submission started
 
 
 if __name__ == "__main__":

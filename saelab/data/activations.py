@@ -13,6 +13,7 @@ from torch import Tensor
 
 from saelab.data.hooks import check_hook, check_texts, context_length, hook_batches, is_special
 from saelab.data.shards import Shard, ShardWriter, StoredRows, StoreError, open_shards, read_index, sum_of_squares
+from saelab.errors import InputError
 from saelab.sae.base import TrainedOn, check_activations
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class ActivationStore:
         if hook is None and len(scales) == 1:
             hook = next(iter(scales))
         if hook is None or hook not in scales:
-            raise ValueError(f"{folder} holds activations of {', '.join(scales)}; name one as hook, not {hook!r}")
+            raise InputError(f"{folder} holds activations of {', '.join(scales)}; name one as hook, not {hook!r}")
         return _stored(open_shards(folder, index), index["recipe"]["model"], hook, scales[hook])
 
 
@@ -186,14 +187,14 @@ def harvest(
     """
     hooks = [hook] if isinstance(hook, str) else list(hook)
     if not hooks or len(set(hooks)) < len(hooks):
-        raise ValueError(f"hook must be a hook's name, or a list of at least one, each once; not {hook!r}")
+        raise InputError(f"hook must be a hook's name, or a list of at least one, each once; not {hook!r}")
     for name in hooks:
         check_hook(model, name)
     check_texts(text)
     if n_tokens is not None and n_tokens < 1:
-        raise ValueError(f"n_tokens must be at least 1, not {n_tokens}")
+        raise InputError(f"n_tokens must be at least 1, not {n_tokens}")
     if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, not {dtype}")
+        raise InputError(f"dtype must be one of {', '.join(map(str, DTYPES))}, not {dtype}")
     reading = _Reading(
         model, hooks, text, context_length(model, context), batch_size, n_tokens, special_tokens, dtype, progress
     )
@@ -211,10 +212,10 @@ def _scales_of(hooks: Sequence[str], scale: float | Mapping[str, float] | None) 
     else:
         scales = {hooks[0]: float(scale)}
     if len(scales) < len(hooks):
-        raise ValueError("several hooks need a scale each: scale={hook: other_store.scale, ...}")
+        raise InputError("several hooks need a scale each: scale={hook: other_store.scale, ...}")
     for given in scales.values():
         if not 0 < given < float("inf"):
-            raise ValueError(f"scale must be a positive number, such as another store's, not {given}")
+            raise InputError(f"scale must be a positive number, such as another store's, not {given}")
     return scales
 
 
@@ -289,7 +290,7 @@ class _Reading:
                 if n_done == self.n_tokens:
                     break
         if n_done == 0:
-            raise ValueError("text holds no tokens; expected at least one string that is not empty")
+            raise InputError("text holds no tokens; expected at least one string that is not empty")
 
     def in_memory(self, scales: Mapping[str, float]) -> dict[str, ActivationStore]:
         kept = list(self.rows())
@@ -328,7 +329,7 @@ class _Reading:
 def _scale(squares: float, shape: Sequence[int]) -> float:
     """What makes E||x||^2 = d_in of activations ``(n, d_in)`` whose squares sum to ``squares``."""
     if squares == 0:
-        raise ValueError("all activations are zero at this hook, so no scale makes E||x||^2 = d_in; give a scale")
+        raise InputError("all activations are zero at this hook, so no scale makes E||x||^2 = d_in; give a scale")
     n, d_in = shape
     return math.sqrt(n * d_in / squares)
 
@@ -386,13 +387,13 @@ def harvest_pooled(
         check_hook(model, name)
     check_texts(text)
     if pooling not in get_args(Pooling):
-        raise ValueError(f"pooling must be one of {', '.join(get_args(Pooling))}, not {pooling!r}")
+        raise InputError(f"pooling must be one of {', '.join(get_args(Pooling))}, not {pooling!r}")
     scales = _scales_of(hooks, scale)
     length = context_length(model, context)
     lengths = [len(row) for row in model.tokenizer(list(text), add_special_tokens=False, verbose=False)["input_ids"]]
     for index, n_tokens in enumerate(lengths):
         if not 1 <= n_tokens < length:
-            raise ValueError(
+            raise InputError(
                 f"text {index} has {n_tokens} tokens; pooling takes 1 to {length - 1} (context {length} with BOS). "
                 "Shorten the text, or raise context as far as the model allows"
             )

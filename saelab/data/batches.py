@@ -15,6 +15,7 @@ from torch import Tensor
 
 from saelab.data.activations import ActivationStore
 from saelab.data.shards import StoredRows
+from saelab.errors import InputError, InputTypeError
 from saelab.sae.base import check_activations
 
 Activations = Tensor | StoredRows | ActivationStore | Iterable[Tensor]
@@ -83,10 +84,10 @@ def batches_of(
     if isinstance(x, Tensor):
         check_activations(x, d_in)
         if x.ndim != 2:
-            raise ValueError(f"activations must be (n, d_in), not of shape {tuple(x.shape)}; try x.flatten(0, -2)")
+            raise InputError(f"activations must be (n, d_in), not of shape {tuple(x.shape)}; try x.flatten(0, -2)")
         return ShuffledRows(x, batch_size, seed, share)
     if not isinstance(x, Iterable):
-        raise TypeError(
+        raise InputTypeError(
             f"activations must be a torch.Tensor, an ActivationStore or an iterable of batches, not {type(x).__name__}"
         )
     return GivenBatches(x, d_in, share)
@@ -215,7 +216,7 @@ class GivenBatches(Batches):
         x = self._next()
         check_activations(x, self._d_in)
         if x.ndim != 2:
-            raise ValueError(f"a batch must be (batch, d_in), not of shape {tuple(x.shape)}; try x.flatten(0, -2)")
+            raise InputError(f"a batch must be (batch, d_in), not of shape {tuple(x.shape)}; try x.flatten(0, -2)")
         places = slice(self._share.process, None, self._share.n_processes)
         return Batch(x[places], torch.arange(len(x))[places], len(x))
 
@@ -225,7 +226,7 @@ class GivenBatches(Batches):
             self._iterator = iter(self._batches)
             x = next(self._iterator, None)
         if x is None:
-            raise ValueError(
+            raise InputError(
                 f"the iterable of batches is at its end after {self._n_drawn} and gives none when asked again; "
                 "give one that can be iterated anew (a list, a DataLoader), or take fewer steps"
             )

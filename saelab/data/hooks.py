@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from saelab.errors import InputError, InputTypeError
+
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
@@ -19,7 +21,7 @@ def check_hook(model: "TransformerBridge", hook: str) -> None:
     layers = range(model.cfg.n_layers)
     named = [f"blocks.{layer}.{kind}" for kind in ("hook_resid_post", "mlp.hook_post") for layer in layers]
     existing = [name for name in named if name in model.hook_dict]
-    raise ValueError(
+    raise InputError(
         f"{model.cfg.model_name} has no hook {hook!r}. It has {model.cfg.n_layers} layers, counted from 0; "
         f"most used: {', '.join(existing)}. All {len(model.hook_dict)} names are in model.hook_dict."
     )
@@ -28,19 +30,19 @@ def check_hook(model: "TransformerBridge", hook: str) -> None:
 def check_texts(texts: Sequence[str]) -> None:
     """Raise where ``texts`` is one string, or empty, or holds anything but strings."""
     if isinstance(texts, str):
-        raise TypeError("text must be a list of strings, not one string; try [text]")
+        raise InputTypeError("text must be a list of strings, not one string; try [text]")
     if len(texts) == 0:
-        raise ValueError("text is empty; expected a list with at least one string")
+        raise InputError("text is empty; expected a list with at least one string")
     for index, text in enumerate(texts):
         if not isinstance(text, str):
-            raise TypeError(f"text must be a list of strings, but item {index} is a {type(text).__name__}")
+            raise InputTypeError(f"text must be a list of strings, but item {index} is a {type(text).__name__}")
 
 
 def check_at_hook(hook: str, x: object) -> None:
     """Raise a ValueError where what ``hook`` holds is no activations ``(batch, tokens, d_in)``."""
     if not isinstance(x, Tensor) or x.ndim != 3 or not x.is_floating_point():
         got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(
+        raise InputError(
             f"{hook} holds {got}; expected activations (batch, tokens, d_in), such as those of hook_resid_post or "
             "mlp.hook_post"
         )
@@ -68,7 +70,7 @@ def hook_values(model: "TransformerBridge", hooks: Sequence[str], ids: Tensor) -
         model(ids.to(model.cfg.device))
     for name in hooks:
         if name not in seen:
-            raise ValueError(f"{model.cfg.model_name} did not reach {name} when it ran; take another hook")
+            raise InputError(f"{model.cfg.model_name} did not reach {name} when it ran; take another hook")
     return seen
 
 
@@ -110,5 +112,5 @@ def context_length(model: "TransformerBridge", context: int | None) -> int:
     if context is None:
         return min(128, longest)
     if not 2 <= context <= longest:
-        raise ValueError(f"context must lie between 2 and this model's {longest} tokens, not {context}")
+        raise InputError(f"context must lie between 2 and this model's {longest} tokens, not {context}")
     return context

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from saelab.data.activations import ActivationStore, Pooling, harvest, harvest_pooled
 from saelab.data.hooks import context_length
+from saelab.errors import InputError
 from saelab.sae.base import SparseAutoencoder, check_activations
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class LabelledSet:
         check_activations(self.x)
         for name in ("labels", "texts", "blocks", "strata"):
             if len(getattr(self, name)) != len(self.x):
-                raise ValueError(f"x has {len(self.x)} rows, but {name} {len(getattr(self, name))}; give one a row")
+                raise InputError(f"x has {len(self.x)} rows, but {name} {len(getattr(self, name))}; give one a row")
 
     def __repr__(self) -> str:
         return f"LabelledSet({len(self.x)} texts, width {self.x.shape[1]}, blocks {', '.join(np.unique(self.blocks))})"
@@ -78,7 +79,7 @@ class LabelledSet:
         on the CPU. Raises like `SparseAutoencoder.encode`; a ValueError for a ``batch_size`` below 1.
         """
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+            raise InputError(f"batch_size must be at least 1, not {batch_size}")
         tokens = self.x if self.store is None else self.store.activations
         text_indices = torch.arange(len(self.x)) if self.store is None else self.store.text_indices
         codes = torch.zeros(len(self.x), sae.d_sae, dtype=self.x.dtype)
@@ -99,7 +100,7 @@ class LabelledSet:
         """For each block, by name, the split that trains on all others and tests on it."""
         names = list(dict.fromkeys(self.blocks.tolist()))
         if len(names) < 2:
-            raise ValueError(f"all rows are of block {names[0]!r}; holding one out takes at least two, so use split()")
+            raise InputError(f"all rows are of block {names[0]!r}; holding one out takes at least two, so use split()")
         splits = {}
         for name in names:
             train, test = ((self.blocks != name).nonzero()[0], (self.blocks == name).nonzero()[0])
@@ -177,7 +178,7 @@ def sentiment_set(
     frame = load_sentiment() if snippets is None else snippets
     missing = [column for column in ("text", "label", "hard") if column not in frame]
     if missing:
-        raise ValueError(
+        raise InputError(
             f"snippets lack the column(s) {', '.join(missing)}; see saelab.load_sentiment() for one with all"
         )
     hooks = [hook] if isinstance(hook, str) else list(hook)
@@ -197,7 +198,7 @@ def _means(store: ActivationStore, n_texts: int, longest: int) -> tuple[Tensor, 
     counts = _counts(store.text_indices[:], n_texts)
     for index, count in enumerate(counts[:, 0].tolist()):
         if not 1 <= count <= longest:
-            raise ValueError(
+            raise InputError(
                 f"snippet {index} has {'no' if count == 0 else f'more than {longest}'} tokens; the mean takes 1 to "
                 f"{longest}, that fit into the context whole. Leave it out, or shorten it"
             )

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from saelab.errors import InputError, SAELabError
+
 if TYPE_CHECKING:
     import pandas as pd
     from transformer_lens.model_bridge import TransformerBridge
@@ -24,7 +26,7 @@ TRAIN_COMMAND = "python saelab/assets/reviews-4l/train.py --out runs/reviews-4l"
 SAMPLE_COMMAND = "python saelab/assets/reviews-4l/sample.py"
 
 
-class ModelNotFoundError(ValueError):
+class ModelNotFoundError(SAELabError, ValueError):
     """No such model, or no network to fetch it."""
 
 
@@ -162,13 +164,13 @@ def load_text(name: str = EMBEDDED_MODEL) -> list[str]:
         texts: list[str] = json.loads(lzma.decompress(path.read_bytes()))
         return texts
     if name != "imdb":
-        raise ValueError(f"there is no text {name!r}; there are {EMBEDDED_MODEL!r} (offline) and 'imdb' (from the hub)")
+        raise InputError(f"there is no text {name!r}; there are {EMBEDDED_MODEL!r} (offline) and 'imdb' (from the hub)")
     from datasets import load_dataset
 
     try:
         reviews = load_dataset("stanfordnlp/imdb", split="train")["text"]
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise InputError(
             f"'imdb' is not on this machine and cannot be fetched from the Hugging Face hub: {error}\n"
             f"Offline there is {EMBEDDED_MODEL!r}."
         ) from error

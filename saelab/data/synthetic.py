@@ -13,6 +13,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from saelab.errors import InputError, InputTypeError
+
 Magnitudes = Literal["uniform", "exponential", "constant"]
 
 CORRELATED_GROUP = 4
@@ -103,22 +105,22 @@ def superposition(
     """
     for name, value in (("n_features", n_features), ("d_in", d_in), ("n_samples", n_samples)):
         if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
+            raise InputError(f"{name} must be at least 1, not {value}")
     for name, share in (("correlated", correlated), ("noise", noise)):
         if not 0 <= share < 1:
-            raise ValueError(f"{name} must lie in [0, 1), not {share}")
+            raise InputError(f"{name} must lie in [0, 1), not {share}")
     probabilities = torch.as_tensor(density, dtype=torch.float64).detach().cpu()
     if probabilities.ndim == 0:
         probabilities = probabilities.expand(n_features)
     if probabilities.shape != (n_features,):
-        raise ValueError(
+        raise InputError(
             f"density must be one number or of shape ({n_features},), one a feature, not {tuple(probabilities.shape)}"
         )
     outside = probabilities[~((probabilities > 0) & (probabilities <= 1))]
     if len(outside):
-        raise ValueError(f"density must lie in (0, 1], not {float(outside[0])}; leave out a feature that is never on")
+        raise InputError(f"density must lie in (0, 1], not {float(outside[0])}; leave out a feature that is never on")
     if not callable(magnitudes) and magnitudes not in get_args(Magnitudes):
-        raise ValueError(
+        raise InputError(
             f"magnitudes must be one of {', '.join(get_args(Magnitudes))}, or a function of a shape and a "
             f"torch.Generator, not {magnitudes!r}"
         )
@@ -163,9 +165,9 @@ def _magnitudes(
     values = magnitudes((n,), generator)
     if not isinstance(values, Tensor) or values.shape != (n,):
         got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
-        raise TypeError(f"magnitudes must return a torch.Tensor of the shape it was given, ({n},), not {got}")
+        raise InputTypeError(f"magnitudes must return a torch.Tensor of the shape it was given, ({n},), not {got}")
     if not (values.isfinite() & (values >= 0)).all():
-        raise ValueError("magnitudes must return finite values of at least 0; a code is never negative")
+        raise InputError("magnitudes must return finite values of at least 0; a code is never negative")
     return values.float()
 
 
@@ -178,10 +180,10 @@ def _scale(signal: Tensor, noise: Tensor | None) -> float:
     n_samples, d_in = signal.shape
     power = mean_dot(signal, signal)
     if power == 0:
-        raise ValueError(f"no feature is on in any of {n_samples} samples; raise density or n_samples")
+        raise InputError(f"no feature is on in any of {n_samples} samples; raise density or n_samples")
     if noise is None:
         return math.sqrt(d_in / power)
     cross, noise_power = mean_dot(signal, noise), mean_dot(noise, noise)
     if noise_power >= d_in:
-        raise ValueError(f"noise leaves no room for features in {n_samples} samples; lower it or raise n_samples")
+        raise InputError(f"noise leaves no room for features in {n_samples} samples; lower it or raise n_samples")
     return (math.sqrt(cross**2 + power * (d_in - noise_power)) - cross) / power

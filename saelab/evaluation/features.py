@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from saelab.data.activations import ActivationStore
 from saelab.data.hooks import check_hook
+from saelab.errors import InputError, InputTypeError
 from saelab.evaluation.metrics import FeatureDensity
 from saelab.sae.base import SparseAutoencoder, check_activations
 
@@ -207,11 +208,11 @@ def read_features(
         ("n_nearest", n_nearest, 0),
     ):
         if value < least:
-            raise ValueError(f"{name} must be at least {least}, not {value}")
+            raise InputError(f"{name} must be at least {least}, not {value}")
     if probe_weights is not None:
         probe_weights = torch.as_tensor(probe_weights).detach().cpu()
     if probe_weights is not None and probe_weights.shape != (sae.d_sae,):
-        raise ValueError(
+        raise InputError(
             f"probe_weights must be ({sae.d_sae},), one a feature, not of shape {tuple(probe_weights.shape)}; "
             "of scikit-learn's coef_ take torch.as_tensor(coef_[0])"
         )
@@ -258,23 +259,23 @@ def _asked(features: Sequence[int] | Tensor | None, d_sae: int) -> Tensor:
     if features is None:
         return torch.arange(d_sae)
     if isinstance(features, int):
-        raise TypeError(f"features must be a list of indices, not one; try [{features}]")
+        raise InputTypeError(f"features must be a list of indices, not one; try [{features}]")
     asked = torch.as_tensor(features).cpu()
     if asked.ndim != 1 or len(asked) == 0 or asked.is_floating_point() or asked.dtype == torch.bool:
-        raise TypeError(
+        raise InputTypeError(
             f"features must be a list of at least one index, not {asked.dtype} of shape {tuple(asked.shape)}; "
             "of a mask take mask.nonzero().flatten()"
         )
     wrong = asked[(asked < 0) | (asked >= d_sae)]
     if len(wrong):
-        raise ValueError(f"this SAE has features 0 to {d_sae - 1}; asked for {wrong[:5].tolist()}")
+        raise InputError(f"this SAE has features 0 to {d_sae - 1}; asked for {wrong[:5].tolist()}")
     return asked.long()
 
 
 def _check_order(store: ActivationStore) -> None:
     texts, positions = store.text_indices[:].diff(), store.positions[:].diff()
     if (texts < 0).any() or ((texts == 0) & (positions <= 0)).any():
-        raise ValueError(
+        raise InputError(
             "the store's rows are out of order; expected text after text and token after token, as harvest gives them: "
             "read features before shuffling, or harvest again"
         )

@@ -17,6 +17,7 @@ from torch import Tensor
 from saelab.data.activations import ActivationStore
 from saelab.data.batches import Activations
 from saelab.data.shards import StoredRows
+from saelab.errors import InputError
 from saelab.sae.base import SparseAutoencoder, check_activations
 
 BiasFormula = Literal["corrected", "v1", "projection", "norm_ratio"]
@@ -80,7 +81,7 @@ class FeatureDensity(_Pooled):
 
     def compute(self) -> Tensor:
         if not self._n:
-            raise ValueError("no batch was added; call add_batch(codes) first")
+            raise InputError("no batch was added; call add_batch(codes) first")
         return self._sums["on"].double() / self._n
 
     def n_dead(self) -> int:
@@ -94,7 +95,7 @@ class _Reconstruction(_Pooled):
     def add_batch(self, x: Tensor, reconstruction: Tensor) -> None:
         """Take in activations and their reconstruction, both ``(batch, d_in)``; a ValueError where shapes differ."""
         if x.shape != reconstruction.shape:
-            raise ValueError(
+            raise InputError(
                 f"x has shape {tuple(x.shape)}, but its reconstruction {tuple(reconstruction.shape)}; "
                 "give one reconstruction an input, of the same width"
             )
@@ -184,7 +185,7 @@ class RelativeReconstructionBias(_Reconstruction):
     def __init__(self, formula: BiasFormula = "corrected") -> None:
         super().__init__()
         if formula not in get_args(BiasFormula):
-            raise ValueError(f"formula must be one of {', '.join(get_args(BiasFormula))}, not {formula!r}")
+            raise InputError(f"formula must be one of {', '.join(get_args(BiasFormula))}, not {formula!r}")
         self.formula: BiasFormula = formula
 
     def compute(self) -> float:
@@ -304,7 +305,7 @@ def evaluate(
     from tqdm.auto import tqdm
 
     if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        raise InputError(f"batch_size must be at least 1, not {batch_size}")
     rows = activations.activations if isinstance(activations, ActivationStore) else activations
     if isinstance(rows, Tensor):
         chunks: Iterable[Tensor] = [rows]
@@ -325,7 +326,7 @@ def evaluate(
             n_inputs += len(x)
             bar.update(len(x))
     if not n_inputs:
-        raise ValueError("activations are empty: an iterable without a batch; a generator can be read only once")
+        raise InputError("activations are empty: an iterable without a batch; a generator can be read only once")
     share_on = density.compute().cpu()
     return SAEMetrics(
         l0=float(share_on.sum()),
@@ -374,11 +375,11 @@ def matched_cosine_similarity(dictionary: Tensor, truth: Tensor) -> DictionaryMa
 
     for name, rows in (("dictionary", dictionary), ("truth", truth)):
         if rows.ndim != 2 or rows.numel() == 0:
-            raise ValueError(f"{name} must be (features, d_in) with at least one row, not of shape {tuple(rows.shape)}")
+            raise InputError(f"{name} must be (features, d_in) with at least one row, not of shape {tuple(rows.shape)}")
         if not torch.isfinite(rows).all():
-            raise ValueError(f"{name} holds NaN or infinite values")
+            raise InputError(f"{name} holds NaN or infinite values")
     if dictionary.shape[1] != truth.shape[1]:
-        raise ValueError(
+        raise InputError(
             f"dictionary has width {dictionary.shape[1]}, but truth {truth.shape[1]}; both are (features, d_in)"
         )
     learned, true = (torch.nn.functional.normalize(_rows(rows).cpu().double()) for rows in (dictionary, truth))
@@ -419,18 +420,18 @@ def feature_shrinkage(
         Shapes that do not fit together.
     """
     if codes.ndim != 2 or true_codes.ndim != 2 or len(codes) != len(true_codes):
-        raise ValueError(
+        raise InputError(
             f"codes have shape {tuple(codes.shape)}, but true_codes {tuple(true_codes.shape)}; "
             "expected (n, d_sae) and (n, n_features) of the same n inputs"
         )
     d_sae, n_features = codes.shape[1], true_codes.shape[1]
     if matching.shape != (n_features,) or not ((matching >= -1) & (matching < d_sae)).all():
-        raise ValueError(
+        raise InputError(
             f"matching must hold, for each of {n_features} true features, an index below {d_sae} or -1, "
             f"in shape ({n_features},); got shape {tuple(matching.shape)}"
         )
     if decoder_norms is not None and decoder_norms.shape != (d_sae,):
-        raise ValueError(f"decoder_norms have shape {tuple(decoder_norms.shape)}, but codes {tuple(codes.shape)}")
+        raise InputError(f"decoder_norms have shape {tuple(decoder_norms.shape)}, but codes {tuple(codes.shape)}")
     learned, true = _rows(codes), _rows(true_codes)
     matching = matching.to(learned.device)
     found = matching >= 0

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saelab.data.labelled import LabelledActivations, LabelledSet
+from saelab.errors import InputError
 from saelab.sae.base import SparseAutoencoder, check_activations
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def probe(
     """
     (x, y), (x_test, y_test) = _arrays("train", *train[:2]), _arrays("test", *test[:2])
     if x.shape[1] != x_test.shape[1]:
-        raise ValueError(f"train has width {x.shape[1]}, but test has {x_test.shape[1]}; use one representation")
+        raise InputError(f"train has width {x.shape[1]}, but test has {x_test.shape[1]}; use one representation")
     on = (x != 0).any(axis=0)
     n_active = int((on | (x_test != 0).any(axis=0)).sum())
     x, x_test = x[:, on], x_test[:, on]
@@ -151,7 +152,7 @@ def probe_weights(train: LabelledActivations, *, C: float | Sequence[float] = 0.
     x, y = _arrays("train", *train[:2])
     n_classes = len(np.unique(y))
     if n_classes > 2:
-        raise ValueError(f"the labels hold {n_classes} classes, and weights are of two; keep the rows of two labels")
+        raise InputError(f"the labels hold {n_classes} classes, and weights are of two; keep the rows of two labels")
     on = (x != 0).any(axis=0)
     fitted = _fit(x[:, on], y, C)
     weights = np.zeros(x.shape[1], dtype=x.dtype)
@@ -227,7 +228,7 @@ def compare_representations(
     from tqdm.auto import tqdm
 
     if held_out not in get_args(HeldOut):
-        raise ValueError(f"held_out must be one of {', '.join(get_args(HeldOut))}, not {held_out!r}")
+        raise InputError(f"held_out must be one of {', '.join(get_args(HeldOut))}, not {held_out!r}")
     table = []
     total = 1 + 2 * len(saes)
     for name, representation, k in tqdm(
@@ -288,14 +289,14 @@ def _array(name: str, x: Tensor) -> NDArray[Any]:
     """``x`` as scikit-learn takes it."""
     check_activations(x)
     if x.ndim != 2:
-        raise ValueError(f"{name} has shape {tuple(x.shape)}, but a probe takes rows (n, d); try x.flatten(0, -2)")
+        raise InputError(f"{name} has shape {tuple(x.shape)}, but a probe takes rows (n, d); try x.flatten(0, -2)")
     return x.detach().cpu().to(torch.promote_types(x.dtype, torch.float32)).numpy()  # numpy has no bfloat16
 
 
 def _arrays(name: str, x: Tensor, labels: Tensor) -> tuple[NDArray[Any], NDArray[Any]]:
     array = _array(name, x)
     if len(labels) != len(x):
-        raise ValueError(f"{name} has {len(x)} rows but {len(labels)} labels; give one label a row")
+        raise InputError(f"{name} has {len(x)} rows but {len(labels)} labels; give one label a row")
     return array, labels.cpu().numpy()
 
 
@@ -330,16 +331,16 @@ def _fit(
 
     class_sizes = np.unique(y, return_counts=True)[1]
     if len(class_sizes) < 2:
-        raise ValueError("the training labels hold one class only; a probe needs at least two")
+        raise InputError("the training labels hold one class only; a probe needs at least two")
     if n_components is not None and n_components < 0:
-        raise ValueError(f"n_components must be at least 0, not {n_components}; None takes the columns as they are")
+        raise InputError(f"n_components must be at least 0, not {n_components}; None takes the columns as they are")
     candidates = sorted(np.atleast_1d(np.asarray(C, dtype=float)).tolist())  # of equals the search takes the first
     if not candidates or not all(0 < candidate < math.inf for candidate in candidates):
-        raise ValueError(f"C must be a positive number, or several to choose from, not {C!r}")
+        raise InputError(f"C must be a positive number, or several to choose from, not {C!r}")
     folds = []
     if len(candidates) > 1:
         if class_sizes.min() < 2:
-            raise ValueError("choosing C takes two training rows or more of each class; give one number")
+            raise InputError("choosing C takes two training rows or more of each class; give one number")
         folds = list(StratifiedKFold(min(5, class_sizes.min()), shuffle=True, random_state=0).split(x, y))
     if n_components is not None:
         n_components = min(n_components, *x.shape, *(len(rows) for rows, _ in folds))

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from saelab.data.hooks import check_at_hook, check_hook, check_texts, context_length, hook_batches, is_special
+from saelab.errors import InputError, InputTypeError
 from saelab.evaluation.metrics import table
 from saelab.sae.base import SparseAutoencoder
 
@@ -80,9 +81,9 @@ def spliced(
     """
     factor = _check_spliceable(model, hook, sae, scale)
     if edit is not None and not isinstance(sae, SparseAutoencoder):
-        raise TypeError(f"edit changes the codes of an SAE, and a {type(sae).__name__} has none; splice in an SAE")
+        raise InputTypeError(f"edit changes the codes of an SAE, and a {type(sae).__name__} has none; splice in an SAE")
     if not special_tokens and _TOKENS not in model.hook_dict:
-        raise ValueError(
+        raise InputError(
             f"{model.cfg.model_name} has no hook {_TOKENS!r}, so its special tokens cannot be told; "
             "with special_tokens=True every activation is replaced"
         )
@@ -99,7 +100,7 @@ def spliced(
         if special_tokens:
             return replaced
         if special is None or special.shape != x.shape[:2]:
-            raise ValueError(
+            raise InputError(
                 f"{name} saw activations {tuple(x.shape)}, but no tokens of theirs, so special ones cannot be told; "
                 "run the model on text or token ids, or say special_tokens=True"
             )
@@ -127,7 +128,7 @@ def _replaced(
         unedited = edited = sae(scaled)
         if not isinstance(edited, Tensor) or edited.shape != x.shape:
             got = tuple(edited.shape) if isinstance(edited, Tensor) else type(edited).__name__
-            raise ValueError(
+            raise InputError(
                 f"what is spliced in took activations {tuple(x.shape)} and gave {got}; give the same shape"
             )
     if error_term:
@@ -141,7 +142,7 @@ def _edited(codes: Tensor, edit: Callable[[Tensor], Tensor]) -> Tensor:
     edited = edit(codes)
     if not isinstance(edited, Tensor) or edited.shape != codes.shape:
         got = tuple(edited.shape) if isinstance(edited, Tensor) else type(edited).__name__
-        raise ValueError(f"edit took codes {tuple(codes.shape)} and gave {got}; give codes of the same shape back")
+        raise InputError(f"edit took codes {tuple(codes.shape)} and gave {got}; give codes of the same shape back")
     return edited
 
 
@@ -149,24 +150,24 @@ def _check_spliceable(model: "TransformerBridge", hook: str, sae: Reconstruct, s
     """What the activations are multiplied by before ``sae`` sees them; raises where it cannot be spliced in."""
     check_hook(model, hook)
     if hook.endswith("hook_resid_mid") and str(model.hook_dict[hook].name).endswith(".hook_in"):
-        raise ValueError(
+        raise InputError(
             f"what is written to {hook} reaches only the MLP in TransformerLens' bridge, and not the residual stream "
             "beside it; splice at hook_resid_pre or hook_resid_post"
         )
     if not callable(sae):
-        raise TypeError(f"expected an SAE or a function of activations to splice in, not a {type(sae).__name__}")
+        raise InputTypeError(f"expected an SAE or a function of activations to splice in, not a {type(sae).__name__}")
     if scale is None:
         remembered = sae.trained_on if isinstance(sae, SparseAutoencoder) else None
         return remembered.scale if remembered else 1.0
     if not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"scale must be a positive number, such as store.scale, not {scale}")
+        raise InputError(f"scale must be a positive number, such as store.scale, not {scale}")
     return scale
 
 
 def _check_width(hook: str, x: Tensor, sae: Reconstruct) -> None:
     check_at_hook(hook, x)
     if isinstance(sae, SparseAutoencoder) and x.shape[-1] != sae.d_in:
-        raise ValueError(
+        raise InputError(
             f"{hook} has width {x.shape[-1]}, but this SAE was made for d_in={sae.d_in}; "
             "splice it in at the hook it was trained on"
         )
@@ -290,7 +291,7 @@ def loss_recovered(
     factor = _check_spliceable(model, hook, sae, scale)
     check_texts(text)
     if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        raise InputError(f"batch_size must be at least 1, not {batch_size}")
     length = context_length(model, context)
     batches: list[tuple[Tensor, list[int]]] = []  # token ids (b, t), and how many of a row are its text's own
     total: Tensor | None = None
@@ -306,7 +307,7 @@ def loss_recovered(
             total = added if total is None else total + added
             bar.update(len(ids))
     if total is None or n_replaced == 0:
-        raise ValueError("text holds no tokens; expected at least one string that is not empty")
+        raise InputError("text holds no tokens; expected at least one string that is not empty")
     mean = total / n_replaced
     replacements: list[Reconstruct | None] = [None, sae, torch.zeros_like, lambda x: mean.to(x).expand_as(x)]
     scales = [1.0, factor, 1.0, 1.0]

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from saelab.errors import InputError
 from saelab.files.tensor_files import SAEFileError, check_tensors, open_safetensors
 from saelab.sae.base import ARCHITECTURES, Preset, SparseAutoencoder
 from saelab.sae.declarations import ForeignForm
@@ -50,7 +51,7 @@ def portable(sae: SparseAutoencoder, scale: float, as_jumprelu: bool, format: Fo
     Where ``format`` has no place for its architecture, it is written as the JumpReLU SAE with the same codes.
     """
     if not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"scale must be positive and finite, not {scale}; it is the ActivationStore's")
+        raise InputError(f"scale must be positive and finite, not {scale}; it is the ActivationStore's")
     # Folding would round half precision once more.
     exact = copy.deepcopy(sae).to("cpu", torch.promote_types(sae.W_enc.dtype, torch.float32))
     written = exact.portable(as_jumprelu=as_jumprelu)
@@ -168,7 +169,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _with_metadata(fields: dict[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
     if taken := fields.keys() & metadata.keys():
-        raise ValueError(f"metadata must not hold {', '.join(sorted(taken))}, which export itself writes")
+        raise InputError(f"metadata must not hold {', '.join(sorted(taken))}, which export itself writes")
     return {**fields, **metadata}
 
 

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from saelab.errors import InputError, InputTypeError
 from saelab.files.other_libraries import FORMATS, Format, load_foreign, portable, write_folder
 from saelab.files.tensor_files import SAEFileError as SAEFileError  # part of this module's API
 from saelab.files.tensor_files import check_tensors, read_tensors, write_tensors
@@ -119,7 +120,7 @@ def export(
         ``folder`` is a file, or holds something.
     """
     if format not in get_args(Format):
-        raise ValueError(f"format must be one of {', '.join(get_args(Format))}, not {format!r}")
+        raise InputError(f"format must be one of {', '.join(get_args(Format))}, not {format!r}")
     folder = Path(folder).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there already; export writes a new folder or an empty one: name another")
@@ -131,7 +132,7 @@ def export(
     config, tensors = FORMATS[format].describe(form, {**known, **(metadata or {})})
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
-            raise ValueError(
+            raise InputError(
                 f"{name} would hold NaN or infinite values; look at the SAE's weights and at scale={scale}"
             )
     write_folder(folder, FORMATS[format], config, {name: tensor.contiguous() for name, tensor in tensors.items()})
@@ -145,7 +146,7 @@ def describe(sae: SparseAutoencoder) -> tuple[dict[str, Tensor], dict[str, Any]]
     """
     if ARCHITECTURES.get(sae.architecture) is not type(sae):
         name = type(sae).__name__
-        raise TypeError(
+        raise InputTypeError(
             f"a file of architecture {sae.architecture!r} is not read as a {name}; give {name} an `architecture` of "
             "its own in its class body, which registers it"
         )

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
+from saelab.errors import InputError, InputTypeError
 from saelab.sae.declarations import ForeignForm, Knob, Look, LossTerm, Moment
 from saelab.sae.sparse import DenseEntries, Entries
 
@@ -90,11 +91,13 @@ def check_activations(x: Tensor, d_in: int | None = None) -> None:
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"activations must be a floating-point torch.Tensor, not {got}; try torch.as_tensor(x).float()")
+        raise InputTypeError(
+            f"activations must be a floating-point torch.Tensor, not {got}; try torch.as_tensor(x).float()"
+        )
     if x.ndim == 0 or x.numel() == 0:
-        raise ValueError(f"activations are empty: shape {tuple(x.shape)}; expected (batch, d_in) with at least one row")
+        raise InputError(f"activations are empty: shape {tuple(x.shape)}; expected (batch, d_in) with at least one row")
     if d_in is not None and x.shape[-1] != d_in:
-        raise ValueError(
+        raise InputError(
             f"activations have width {x.shape[-1]}, but this SAE was made for d_in={d_in}; "
             "harvest from the hook it was trained on, or make an SAE with that d_in"
         )
@@ -102,7 +105,7 @@ def check_activations(x: Tensor, d_in: int | None = None) -> None:
     broken = [part for part in torch.split(x, 4096) if not part.isfinite().all()]
     if broken:
         bad = sum(int((~part.isfinite()).count_nonzero()) for part in broken)
-        raise ValueError(
+        raise InputError(
             f"activations hold {bad} NaN or infinite value(s) among {x.numel()}; drop those rows or harvest in float32"
         )
 
@@ -174,9 +177,9 @@ class SparseAutoencoder(nn.Module, ABC):
     ) -> None:
         super().__init__()
         if d_in < 1 or d_sae < 1:
-            raise ValueError(f"d_in and d_sae must be at least 1, not {d_in} and {d_sae}")
+            raise InputError(f"d_in and d_sae must be at least 1, not {d_in} and {d_sae}")
         if preset not in get_args(Preset):
-            raise ValueError(f"preset must be one of {', '.join(get_args(Preset))}, not {preset!r}")
+            raise InputError(f"preset must be one of {', '.join(get_args(Preset))}, not {preset!r}")
         self.d_in, self.d_sae, self.preset = d_in, d_sae, preset
         self.trained_on: TrainedOn | None = None
         """Which activations it was trained on, where `saelab.Trainer` had a store of them; kept in its file."""
@@ -241,7 +244,7 @@ class SparseAutoencoder(nn.Module, ABC):
     def decode(self, codes: Tensor) -> Tensor:
         """Reconstruction from codes: ``(..., d_sae)`` to ``(..., d_in)``."""
         if codes.shape[-1] != self.d_sae:
-            raise ValueError(f"codes have width {codes.shape[-1]}, but this SAE has d_sae={self.d_sae} features")
+            raise InputError(f"codes have width {codes.shape[-1]}, but this SAE has d_sae={self.d_sae} features")
         return codes @ self.W_dec + self.b_dec
 
     def forward(self, x: Tensor) -> Tensor:
@@ -258,13 +261,13 @@ class SparseAutoencoder(nn.Module, ABC):
         usual = {term.coefficient.name: term.coefficient.default for term in self.terms}
         if unknown := coefficients.keys() - usual.keys():
             has = f"it has {', '.join(usual)}" if usual else "it has none"
-            raise TypeError(f"the loss of a {self.label} SAE has no {', '.join(sorted(unknown))}; {has}")
+            raise InputTypeError(f"the loss of a {self.label} SAE has no {', '.join(sorted(unknown))}; {has}")
         return self.training_pass(x, {**usual, **coefficients}, moment).loss
 
     def training_pass(self, x: Tensor, coefficients: Mapping[str, float], moment: Moment = Moment()) -> TrainingPass:  # noqa: B008
         """Loss, residual and L0 of one batch ``(batch, d_in)``; only its shape is checked, for speed."""
         if x.ndim != 2:
-            raise ValueError(f"a loss takes activations (batch, d_in), not {tuple(x.shape)}; try x.flatten(0, -2)")
+            raise InputError(f"a loss takes activations (batch, d_in), not {tuple(x.shape)}; try x.flatten(0, -2)")
         if x.shape[1] != self.d_in:
             check_activations(x, self.d_in)  # raises, with the sentence
         encoded = self.encode_for_loss(x)
@@ -319,12 +322,12 @@ class SparseAutoencoder(nn.Module, ABC):
             There is none; says why, and what to do.
         """
         if as_jumprelu:
-            raise ValueError(
+            raise InputError(
                 f"a {self.label} SAE cannot be written as a JumpReLU SAE: whether a feature is on does not depend on "
                 "that feature alone; leave as_jumprelu out"
             )
         if self.foreign is None:
-            raise ValueError(f"a {type(self).__name__} has no form in other libraries; keep it with saelab.save")
+            raise InputError(f"a {type(self).__name__} has no form in other libraries; keep it with saelab.save")
         return self
 
     def weighted_by_norms(self, entries: Entries, positive: Tensor) -> Tensor:
@@ -353,13 +356,13 @@ def _register(cls: type[SparseAutoencoder]) -> None:
     taken = ARCHITECTURES.get(name)
     # One's own class may be defined again, as a notebook's cell does when it is run again.
     if taken is not None and taken.__module__.startswith("saelab."):
-        raise ValueError(
+        raise InputError(
             f"the architecture {name!r} is saelab.{taken.__name__}; give {cls.__name__} an `architecture` of its own"
         )
     for other in ARCHITECTURES.values():
         for knob in other.knobs().values() if other is not taken else ():
             if cls.knobs().get(knob.name, knob) != knob:
-                raise ValueError(
+                raise InputError(
                     f"{cls.__name__} declares another knob {knob.name!r} than {other.__name__}; a name means the same "
                     "in every architecture: use that one, or call yours otherwise"
                 )

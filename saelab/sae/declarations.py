@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from saelab.errors import InputError, InputTypeError
+
 
 class Look(NamedTuple):
     """How an architecture is drawn, in every figure and widget: told from the others in colour and without."""
@@ -62,12 +64,12 @@ class Knob:
             It is no number, not finite, below the `minimum`, or has a fraction where it counts something.
         """
         if isinstance(value, bool) or not isinstance(value, Real):
-            raise TypeError(f"{self.name} must be a number, not {value!r}")
+            raise InputTypeError(f"{self.name} must be a number, not {value!r}")
         number = float(value)
         if not math.isfinite(number) or number < self.minimum or (self.is_whole and number % 1):
             kind = "whole" if self.is_whole else "finite"
             least = f" of at least {self.minimum:g}" if math.isfinite(self.minimum) else ""
-            raise ValueError(f"{self.name} must be a {kind} number{least}, not {value}")
+            raise InputError(f"{self.name} must be a {kind} number{least}, not {value}")
         return int(number) if self.is_whole else number
 
 

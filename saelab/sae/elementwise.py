@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
+from saelab.errors import InputError, InputTypeError
 from saelab.sae.base import ARCHITECTURES, Encoded, SparseAutoencoder
 from saelab.sae.declarations import Knob
 from saelab.sae.sparse import Entries, find_entries
@@ -96,7 +97,7 @@ class ElementwiseSAE(SparseAutoencoder):
         ValueError
             This architecture has no place for thresholds of features' own.
         """
-        raise ValueError(f"a {self.label} SAE has no parameters for features' own thresholds")
+        raise InputError(f"a {self.label} SAE has no parameters for features' own thresholds")
 
     def with_shifted_magnitudes(self, by: Tensor) -> "ElementwiseSAE":
         """A copy whose magnitudes have ``by``, ``(d_sae,)``, added to their shift (`magnitude_line`).
@@ -106,7 +107,7 @@ class ElementwiseSAE(SparseAutoencoder):
         ValueError
             This architecture has no parameter for that.
         """
-        raise ValueError(f"a {self.label} SAE has no parameter that shifts its magnitudes")
+        raise InputError(f"a {self.label} SAE has no parameter that shifts its magnitudes")
 
     @torch.no_grad()
     def to_jumprelu(self) -> "JumpReLUSAE":
@@ -146,7 +147,7 @@ def elementwise(sae: SparseAutoencoder, purpose: str) -> ElementwiseSAE:
     if isinstance(sae, ElementwiseSAE):
         return sae
     formula = f": its codes are {sae.formula}" if sae.formula else ""
-    raise TypeError(
+    raise InputTypeError(
         f"a {sae.label} SAE has no gate threshold{formula}; {purpose} takes one of "
         f"{', '.join(cls.label for cls in ARCHITECTURES.values() if issubclass(cls, ElementwiseSAE))}"
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
+from saelab.errors import InputError
 from saelab.sae.base import L1_COEFFICIENT, SPARSITY, Encoded, Preset, SparseAutoencoder, mean_square
 from saelab.sae.declarations import ForeignForm, Knob, Look, LossTerm, Moment
 from saelab.sae.elementwise import ElementwiseSAE
@@ -86,11 +87,11 @@ class GatedSAE(ElementwiseSAE):
     ) -> None:
         unknown = {ablations} if isinstance(ablations, str) else set(ablations) - set(get_args(Ablation))
         if unknown:
-            raise ValueError(
+            raise InputError(
                 f"ablations must be a collection of {', '.join(get_args(Ablation))}; not understood: {unknown}"
             )
         if ablations and preset != "paper":
-            raise ValueError(f"the ablations are those of preset 'paper'; take that, or none with {preset!r}")
+            raise InputError(f"the ablations are those of preset 'paper'; take that, or none with {preset!r}")
         self.ablations = frozenset(ablations)
         super().__init__(d_in, d_sae, preset=preset, seed=seed, device=device, dtype=dtype)
         if "untied_encoders" in self.ablations:
@@ -154,7 +155,7 @@ class GatedSAE(ElementwiseSAE):
         if as_jumprelu:
             return self.to_jumprelu()
         if "untied_encoders" in self.ablations:
-            raise ValueError(
+            raise InputError(
                 "a gated SAE with untied encoders cannot be exported: other libraries have no place for W_mag"
             )
         sae = GatedSAE(self.d_in, self.d_sae, preset=self.preset, device=self.W_enc.device, dtype=self.W_enc.dtype)
@@ -183,5 +184,5 @@ class GatedSAE(ElementwiseSAE):
     def _rescaling(self, purpose: str) -> Tensor:
         """``exp(r_mag)``, ``(d_sae,)``; ones under the ablation without it."""
         if "untied_encoders" in self.ablations:
-            raise ValueError(f"a gated SAE with untied encoders cannot {purpose}: its magnitude has its own W_mag")
+            raise InputError(f"a gated SAE with untied encoders cannot {purpose}: its magnitude has its own W_mag")
         return torch.ones_like(self.b_gate) if "no_r_mag" in self.ablations else self.r_mag.exp()

@@ -6,6 +6,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from saelab.errors import InputError
 from saelab.sae.base import Encoded, Preset, SparseAutoencoder, TrainingPass
 from saelab.sae.declarations import ForeignForm, Knob, Look, LossTerm, Moment
 from saelab.sae.elementwise import ElementwiseSAE
@@ -77,7 +78,7 @@ class JumpReLUSAE(ElementwiseSAE):
         dtype: torch.dtype | None = None,
     ) -> None:
         if not 0 < bandwidth < float("inf"):
-            raise ValueError(f"bandwidth must be a positive number, not {bandwidth}")
+            raise InputError(f"bandwidth must be a positive number, not {bandwidth}")
         super().__init__(d_in, d_sae, preset=preset, seed=seed, device=device, dtype=dtype)
         self.bandwidth = bandwidth
 

@@ -5,6 +5,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from saelab.errors import InputTypeError
 from saelab.sae.base import SparseAutoencoder
 from saelab.sae.declarations import Look
 from saelab.sae.elementwise import ElementwiseSAE
@@ -36,7 +37,7 @@ class RescaleShiftSAE(ElementwiseSAE):
     def from_standard(cls, standard: StandardSAE) -> Self:
         """A rescale-and-shift SAE on a copy of ``standard``'s weights; until it is trained, their codes are equal."""
         if not isinstance(standard, StandardSAE):
-            raise TypeError(f"from_standard takes a StandardSAE, not a {type(standard).__name__}")
+            raise InputTypeError(f"from_standard takes a StandardSAE, not a {type(standard).__name__}")
         W = standard.W_enc
         sae = cls(standard.d_in, standard.d_sae, preset=standard.preset, device=W.device, dtype=W.dtype)
         for name, parameter in standard.named_parameters():

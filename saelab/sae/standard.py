@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from saelab.errors import InputError
 from saelab.sae.base import L1_COEFFICIENT, SPARSITY, Encoded, SparseAutoencoder
 from saelab.sae.declarations import ForeignForm, Look, Moment
 from saelab.sae.elementwise import ElementwiseSAE
@@ -59,7 +60,7 @@ class StandardSAE(ElementwiseSAE):
 
     def portable(self, *, as_jumprelu: bool = False) -> SparseAutoencoder:
         if not as_jumprelu and self.gate_threshold > 0:  # below 0 it does nothing: the relu is there first
-            raise ValueError(
+            raise InputError(
                 f"a standard SAE with gate_threshold={self.gate_threshold} has no such form in other libraries; "
                 "write it with as_jumprelu=True, or set its gate_threshold to 0"
             )

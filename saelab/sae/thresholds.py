@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from saelab.errors import InputError
 from saelab.sae.base import SparseAutoencoder, check_activations
 from saelab.sae.elementwise import ElementwiseSAE, elementwise
 from saelab.sae.sparse import Pattern
@@ -60,9 +61,9 @@ def threshold_curves(
     sae = elementwise(sae, "a curve over gate thresholds")
     check_activations(x, sae.d_in)
     if not 0 <= natural <= 1:
-        raise ValueError(f"natural must lie between 0 (as learned) and 1 (no shift), not {natural}")
+        raise InputError(f"natural must lie between 0 (as learned) and 1 (no shift), not {natural}")
     if len(thresholds) == 0 or any(math.isnan(threshold) for threshold in thresholds):
-        raise ValueError(f"thresholds must be at least one number, and none NaN, not {thresholds}")
+        raise InputError(f"thresholds must be at least one number, and none NaN, not {thresholds}")
     W = sae.W_enc
     levels, places = torch.as_tensor(thresholds, dtype=W.dtype, device=W.device).sort(descending=True)
     on, rr, xr = (torch.zeros(len(levels), dtype=torch.float64) for _ in range(3))

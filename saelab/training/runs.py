@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from saelab.errors import InputError, SAELabError
 from saelab.sae.base import SparseAutoencoder
 from saelab.sae.declarations import Knob
 
@@ -65,15 +66,15 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("n_steps", "batch_size", "dead_after_steps"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.precision not in get_args(Precision):
-            raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, not {self.precision!r}")
+            raise InputError(f"precision must be one of {', '.join(get_args(Precision))}, not {self.precision!r}")
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must lie between 0 and 1, 1 left out, not {self.betas}")
+            raise InputError(f"betas must lie between 0 and 1, 1 left out, not {self.betas}")
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name not in ("seed", "betas", "precision") and value is not None and not 0 <= value < float("inf"):
-                raise ValueError(f"{field.name} must be a finite number of at least 0, not {value}")
+                raise InputError(f"{field.name} must be a finite number of at least 0, not {value}")
 
     def resample_every_for(self, sae: SparseAutoencoder) -> int:
         """``resample_every`` with its default."""
@@ -151,5 +152,5 @@ def as_records(history: Mapping[str, Sequence[float]], sae: SparseAutoencoder) -
     return records
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(SAELabError, RuntimeError):
     """The loss, or a weight on its way to a checkpoint, became NaN or infinite."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from saelab.data.activations import ActivationStore
 from saelab.data.batches import Activations, batches_of, fingerprint
+from saelab.errors import InputError, InputTypeError
 from saelab.evaluation.metrics import evaluate
 from saelab.files.sae_files import describe
 from saelab.files.tensor_files import FORMAT_VERSION, read_tensors, write_tensors
@@ -80,11 +81,11 @@ def sweep(
     makers = [make_sae] if callable(make_sae) else list(make_sae)
     values = None if sparsity is None else [float(value) for value in sparsity]
     if not makers or values == []:
-        raise ValueError("a sweep needs at least one make_sae, and at least one value of its sparsity knob")
+        raise InputError("a sweep needs at least one make_sae, and at least one value of its sparsity knob")
     runs = [(make, value) for make in makers for value in _values_for(make(), values)]
     held_out = activations if test is None else test
     if not isinstance(held_out, Tensor | ActivationStore):
-        raise TypeError(
+        raise InputTypeError(
             f"test must be a torch.Tensor or an ActivationStore to evaluate on, not {type(held_out).__name__}"
         )
     config = config or TrainingConfig()
@@ -109,9 +110,9 @@ def _values_for(sae: SparseAutoencoder, values: Sequence[float] | None) -> Seque
     """What a sweep tries for one kind of SAE."""
     knob = sae.sparsity_knob
     if knob is None and values is not None:
-        raise ValueError(f"a {sae.label} SAE has no knob for sparsity; sweep it by itself, and leave the values out")
+        raise InputError(f"a {sae.label} SAE has no knob for sparsity; sweep it by itself, and leave the values out")
     if knob is not None and values is None:
-        raise ValueError(f"a sweep of a {sae.label} SAE needs values of its {knob.name}, such as {knob.default:g}")
+        raise InputError(f"a sweep of a {sae.label} SAE needs values of its {knob.name}, such as {knob.default:g}")
     return [None] if values is None else values
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from saelab.data.activations import ActivationStore
 from saelab.data.batches import Activations, Batch, batches_of
+from saelab.errors import InputError, InputTypeError
 from saelab.files.sae_files import describe
 from saelab.sae.base import SparseAutoencoder, TrainingPass
 from saelab.sae.declarations import Moment
@@ -112,7 +113,7 @@ class Trainer:
         self.lr = self.config.lr
         for name, value in knobs.items():
             if name not in self._knobs:
-                raise TypeError(self._no_such_knob(name))
+                raise InputTypeError(self._no_such_knob(name))
             setattr(self, name, value)
         self.records = []
         self.seconds = 0.0
@@ -201,7 +202,7 @@ class Trainer:
         trainer.folder = Path(folder)
         trainer._fingerprint = trainer._batches.fingerprint()
         if trainer._fingerprint != saved.fingerprint:
-            raise ValueError(f"{path}: this run used different activations; pass the original ones")
+            raise InputError(f"{path}: this run used different activations; pass the original ones")
         for name, value in saved.knobs.items():
             setattr(trainer, name, value)
         trainer.seconds = saved.seconds
@@ -226,7 +227,7 @@ class Trainer:
             A weight is NaN or infinite; the checkpoint that is there stays.
         """
         if self.folder is None:
-            raise ValueError("this trainer has no folder; make it with Trainer(..., folder=...)")
+            raise InputError("this trainer has no folder; make it with Trainer(..., folder=...)")
         broken = [name for name, weight in self.sae.named_parameters() if not weight.isfinite().all()]
         if broken:
             what = f"{', '.join(broken)} became NaN or infinite by step {self.n_steps_done}"

@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 import saelab
-from saelab.cli import app as cli
+from saelab.cli import lab
+from saelab.cli.app import app
 
 HEAVY = (
     "transformers",
@@ -41,7 +42,7 @@ def test_lab_opens_the_tutorials_of_the_clone_and_passes_options_on(
     monkeypatch.chdir(tmp_path)
     started: list[str] = []
     monkeypatch.setattr("os.execv", lambda program, arguments: started.extend(arguments))
-    result = CliRunner().invoke(cli.app, ["lab", "--no-browser", "--port", "9999"])
+    result = CliRunner().invoke(app, ["lab", "--no-browser", "--port", "9999"])
     assert result.exit_code == 0
     assert f"--ServerApp.root_dir={tmp_path / 'tutorials'}" in started
     assert started[-3:] == ["--no-browser", "--port", "9999"]
@@ -53,17 +54,17 @@ def test_lab_copies_the_packaged_tutorials_where_there_is_no_clone_and_never_ove
     packaged = tmp_path / "packaged"
     packaged.mkdir()
     (packaged / "00_start_here.ipynb").write_text("{}")
-    monkeypatch.setattr(cli, "packaged_tutorials", lambda: packaged)
+    monkeypatch.setattr(lab, "packaged_tutorials", lambda: packaged)
     (tmp_path / "course").mkdir()
     monkeypatch.chdir(tmp_path / "course")
-    copy = cli.tutorials_folder() / "00_start_here.ipynb"
+    copy = lab.tutorials_folder() / "00_start_here.ipynb"
     copy.write_text("my notes")
-    assert cli.tutorials_folder() / "00_start_here.ipynb" == copy
+    assert lab.tutorials_folder() / "00_start_here.ipynb" == copy
     assert copy.read_text() == "my notes"
 
 
 def test_lab_without_jupyterlab_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    result = CliRunner().invoke(cli.app, ["lab"])
+    result = CliRunner().invoke(app, ["lab"])
     assert result.exit_code == 1
     assert 'pip install "saelab[lab]"' in result.output

@@ -19,6 +19,7 @@ from torch import Tensor
 import saelab
 from saelab.data.activations import ActivationStore, Rows
 from saelab.data.labelled import LabelledActivations, SentimentSplit
+from saelab.errors import InputError
 from saelab.evaluation.features import FeatureReading
 from saelab.sae.base import SparseAutoencoder
 from saelab_widgets import materials
@@ -146,7 +147,7 @@ class FeatureBrowser(Instrument, HasSAE):
     ) -> None:
         for name, value in (("n_contexts", n_contexts), ("n_tokens", n_tokens)):
             if value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
+                raise InputError(f"{name} must be at least 1, not {value}")
         if sae is None:
             sae, whole = materials.default_sae()
             if store is None:
@@ -236,7 +237,7 @@ class FeatureBrowser(Instrument, HasSAE):
     def _check_feature(self, feature: int) -> None:
         n_features = len(self._all.readings)
         if not 0 <= feature < n_features:
-            raise ValueError(f"this SAE has features 0 to {n_features - 1}, not {feature}")
+            raise InputError(f"this SAE has features 0 to {n_features - 1}, not {feature}")
 
     @traitlets.validate("feature")
     def _feature_exists(self, proposal: dict[str, Any]) -> int:

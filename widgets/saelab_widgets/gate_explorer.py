@@ -14,6 +14,7 @@ from torch import Tensor
 
 from saelab.data.activations import ActivationStore
 from saelab.data.labelled import LabelledActivations, SentimentSplit
+from saelab.errors import InputError
 from saelab.evaluation.probing import probe
 from saelab.sae.base import SparseAutoencoder, check_activations
 from saelab.sae.sparse import Pattern
@@ -120,13 +121,13 @@ class GateExplorer(Instrument, HasSAE):
         n_rows: int = 1024,
     ) -> None:
         if n_rows < 2:
-            raise ValueError(f"n_rows must be at least 2, not {n_rows}")
+            raise InputError(f"n_rows must be at least 2, not {n_rows}")
         shown, x, sentiment = _materials(sae, activations, sentiment, n_rows)
         snapshot = _Snapshot(copy.deepcopy(shown), x)
         if feature is not None and not 0 <= feature < snapshot.sae.d_sae:
-            raise ValueError(f"feature must lie between 0 and {snapshot.sae.d_sae - 1}, not {feature}")
+            raise InputError(f"feature must lie between 0 and {snapshot.sae.d_sae - 1}, not {feature}")
         if sentiment is not None and sentiment.train.x.shape[1] != x.shape[1]:
-            raise ValueError(
+            raise InputError(
                 f"the probe's inputs have width {sentiment.train.x.shape[1]}, the activations {x.shape[1]}; "
                 "take both from one hook"
             )

@@ -17,6 +17,7 @@ import saelab
 from saelab.data.activations import ActivationStore
 from saelab.data.labelled import LabelledActivations, LabelledSet, SentimentSplit, labelled_snippets
 from saelab.data.language_models import EMBEDDED_MODEL
+from saelab.errors import InputError
 from saelab.evaluation.probing import probe
 from saelab.files.tensor_files import read_tensors, write_atomically
 from saelab.sae.base import ARCHITECTURES, SparseAutoencoder, TrainedOn
@@ -123,7 +124,7 @@ def trained_at(sae: SparseAutoencoder) -> TrainedOn:
         It was trained on a plain tensor, and does not know.
     """
     if sae.trained_on is None:
-        raise ValueError(
+        raise InputError(
             "this SAE does not know which activations it was trained on, so there is nothing to show it on; "
             "give the widget activations, or train the SAE on an ActivationStore"
         )

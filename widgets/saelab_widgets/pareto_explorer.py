@@ -15,6 +15,7 @@ from torch import Tensor
 
 import saelab
 from saelab.data.labelled import SentimentSplit
+from saelab.errors import InputError, InputTypeError
 from saelab.sae.base import SparseAutoencoder
 from saelab_widgets.instrument import STATIC, Instrument
 from saelab_widgets.materials import default_sweep, probe_accuracy
@@ -117,12 +118,12 @@ class ParetoExplorer(Instrument, HasSAE):
             self._table["probe_accuracy"] = _probe_accuracies(self._table["path"], sentiment)
         self._numbers = _numeric_columns(self._table)
         if not self._numbers:
-            raise ValueError(f"the table holds no numbers; its columns are {', '.join(_names(self._table))}")
+            raise InputError(f"the table holds no numbers; its columns are {', '.join(_names(self._table))}")
         if y is None:
             y = next((name for name in ("loss_recovered", "fvu") if name in self._numbers), list(self._numbers)[-1])
         for axis, column in (("x", x), ("y", y)):
             if column not in self._numbers:
-                raise ValueError(self._no_column(axis, column))
+                raise InputError(self._no_column(axis, column))
         names = self._table["architecture"]
         known = [name for name in ARCHITECTURE_LABELS if name in set(names)]
         self._known_architectures = [*known, *(name for name in dict.fromkeys(names) if name not in known)]
@@ -153,13 +154,13 @@ class ParetoExplorer(Instrument, HasSAE):
             Its file is gone.
         """
         if self.chosen < 0:
-            raise ValueError(
+            raise InputError(
                 f"no SAE is chosen: click a mark, or set chosen to a row of the table, 0 to {len(self._table) - 1}"
             )
         path = _path_of(self._table, self.chosen)
         note = _why_no_sae(path)
         if path is None:
-            raise ValueError(note)
+            raise InputError(note)
         if note:
             raise FileNotFoundError(note)
         return _load(path, Path(path).stat().st_mtime_ns)
@@ -280,20 +281,20 @@ def _read(table: object) -> "pd.DataFrame":
     if isinstance(table, str | os.PathLike):
         table = pd.read_csv(table)
     if not isinstance(table, pd.DataFrame):
-        raise TypeError(
+        raise InputTypeError(
             "table must be a pandas DataFrame, such as that of saelab.sweep, or the path of a CSV file, "
             f"not {type(table).__name__}"
         )
     table = table.rename(columns=str).reset_index(drop=True)
     if table.empty:
-        raise ValueError("the table has no rows; there is nothing to show")
+        raise InputError("the table has no rows; there is nothing to show")
     if not table.columns.is_unique:
         repeated = table.columns[table.columns.duplicated()]
-        raise ValueError(f"the table has several columns {', '.join(repeated)}; rename or drop all but one")
+        raise InputError(f"the table has several columns {', '.join(repeated)}; rename or drop all but one")
     if "architecture" not in table:
-        raise ValueError(f"the table has no column architecture; it has {', '.join(_names(table))}")
+        raise InputError(f"the table has no column architecture; it has {', '.join(_names(table))}")
     if table["architecture"].isna().any():
-        raise ValueError("architecture is missing in some rows; fill it in, or leave them out")
+        raise InputError("architecture is missing in some rows; fill it in, or leave them out")
     table["architecture"] = table["architecture"].astype(str)
     return table
 

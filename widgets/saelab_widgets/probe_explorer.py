@@ -19,6 +19,7 @@ from torch import Tensor
 import saelab
 from saelab.data.labelled import LabelledSet, SentimentSplit
 from saelab.data.language_models import EMBEDDED_MODEL
+from saelab.errors import InputError, InputTypeError
 from saelab.sae.base import SparseAutoencoder, TrainedOn
 from saelab_widgets import probe_results
 from saelab_widgets.background import LatestTask
@@ -332,7 +333,7 @@ def _trained(
 ) -> dict[int, _Layer]:
     """The default SAEs, trained where they are not in the cache."""
     if not layers or not l1_coefficients or n_tokens < 1:
-        raise ValueError(
+        raise InputError(
             "layers and l1_coefficients need at least one each, and n_tokens must be at least 1, "
             f"not {list(layers)}, {list(l1_coefficients)} and {n_tokens}"
         )
@@ -397,16 +398,18 @@ def _checked_saes(
 ) -> dict[int, dict[float, SparseAutoencoder]]:
     """Copies of the SAEs of ``layers``, by L1 coefficient, smallest first."""
     if not isinstance(saes, Mapping) or not all(isinstance(by_l1, Mapping) and by_l1 for by_l1 in saes.values()):
-        raise TypeError("saes must map each layer to a mapping from L1 coefficients to SAEs, such as {1: {4.0: sae}}")
+        raise InputTypeError(
+            "saes must map each layer to a mapping from L1 coefficients to SAEs, such as {1: {4.0: sae}}"
+        )
     chosen = list(saes if layers is None else layers)
     if not chosen or not set(chosen) <= set(saes):
-        raise ValueError(f"layers must be one or more of those of saes, {', '.join(map(str, saes))}, not {chosen}")
+        raise InputError(f"layers must be one or more of those of saes, {', '.join(map(str, saes))}, not {chosen}")
     grid = sorted(saes[chosen[0]])
     for layer in chosen:
         if isinstance(layer, bool) or not isinstance(layer, int):
-            raise TypeError(f"layers must be whole numbers, not {layer!r}")
+            raise InputTypeError(f"layers must be whole numbers, not {layer!r}")
         if sorted(saes[layer]) != grid:
-            raise ValueError(
+            raise InputError(
                 f"layer {layer} has SAEs of the L1 coefficients {', '.join(map(str, sorted(saes[layer])))}, "
                 f"layer {chosen[0]} of {', '.join(map(str, grid))}; give the same for each"
             )
@@ -420,11 +423,11 @@ def _snippets_of(data: object, *, has_saes: bool) -> "pd.DataFrame | None":
     if isinstance(data, pd.DataFrame):
         return data
     if data is not None and not isinstance(data, Mapping):
-        raise TypeError(
+        raise InputTypeError(
             f"data must map each layer to a LabelledSet, or be a DataFrame of texts, not {type(data).__name__}"
         )
     if data is not None and not has_saes:
-        raise ValueError(
+        raise InputError(
             "data has activations in the scale of some SAEs: give these as saes, too; or give data as a DataFrame of "
             "texts, which are then read in the scale of the default SAEs"
         )
@@ -438,21 +441,21 @@ def _sets_of(
     if isinstance(data, Mapping):
         sets = {layer: data[layer] for layer in saes if isinstance(data.get(layer), LabelledSet)}
         if missing := [str(layer) for layer in saes if layer not in sets]:
-            raise ValueError(f"data has no LabelledSet of layer {', '.join(missing)}; give one for each layer of saes")
+            raise InputError(f"data has no LabelledSet of layer {', '.join(missing)}; give one for each layer of saes")
     else:
         places = {layer: {trained_at(sae) for sae in by_l1.values()} for layer, by_l1 in saes.items()}
         for layer, several in places.items():
             if len(several) > 1:
-                raise ValueError(f"the SAEs of layer {layer} were trained on several stores: {several}; give data")
+                raise InputError(f"the SAEs of layer {layer} were trained on several stores: {several}; give data")
         sets = probe_results.snippets_at_layers({layer: next(iter(one)) for layer, one in places.items()}, snippets)
     first_layer, first = next(iter(sets.items()))
     for layer, one in sets.items():
         same = (one.texts, first.texts), (one.labels.cpu().numpy(), first.labels.cpu().numpy())
         if not all(np.array_equal(a, b) for a, b in (*same, (one.blocks, first.blocks), (one.strata, first.strata))):
-            raise ValueError(f"data of layer {layer} has other texts, labels or blocks than layer {first_layer}")
+            raise InputError(f"data of layer {layer} has other texts, labels or blocks than layer {first_layer}")
         for l1, sae in saes[layer].items():
             if sae.d_in != one.x.shape[1]:
-                raise ValueError(
+                raise InputError(
                     f"data of layer {layer} has width {one.x.shape[1]}, its SAE at L1 {l1:g} takes {sae.d_in}; "
                     "take both from one hook"
                 )

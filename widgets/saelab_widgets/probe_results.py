@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 import saelab
 from saelab.data.batches import fingerprint
 from saelab.data.labelled import LabelledSet, SentimentSplit, labelled_snippets
+from saelab.errors import InputError
 from saelab.evaluation.probing import ProbeReport, pool_reports, principal_components, probe
 from saelab.files.tensor_files import read_tensors, write_tensors
 from saelab.sae.base import SparseAutoencoder, TrainedOn
@@ -87,7 +88,7 @@ def parts_of(data: LabelledSet) -> tuple[str, ...]:
     """
     blocks = list(dict.fromkeys(data.blocks.tolist()))
     if taken := {STRATIFIED, EACH_BLOCK}.intersection(blocks):
-        raise ValueError(f"a block of the texts is called {taken.pop()!r}, which here means another part; rename it")
+        raise InputError(f"a block of the texts is called {taken.pop()!r}, which here means another part; rename it")
     return (STRATIFIED, EACH_BLOCK, *blocks) if len(blocks) > 1 else (STRATIFIED,)
 
 
@@ -239,7 +240,7 @@ def snippets_at_layers(
     scales = {place.hook: place.scale for place in trained_on.values()}
     if len(models) > 1 or len(scales) < len(trained_on):
         places = ", ".join(f"{layer}: {place.model_name} at {place.hook}" for layer, place in trained_on.items())
-        raise ValueError(f"the layers must be hooks of one model, each once, not {places}")
+        raise InputError(f"the layers must be hooks of one model, each once, not {places}")
     (model_name,) = models
     path = None
     if folder is not None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import saelab
 from saelab.data.synthetic import SuperpositionData
+from saelab.errors import InputError
 from saelab.evaluation.metrics import BiasFormula
 from saelab.sae.base import SparseAutoencoder
 from saelab.sae.rescale_shift import RescaleShiftSAE
@@ -159,13 +160,13 @@ class ShrinkageExplorer(Instrument, HasSAE):
         noises: Sequence[float] | None = None,
     ) -> None:
         if not 1 <= n_features <= MOST_TRUE_FEATURES:
-            raise ValueError(f"n_features must lie between 1 and {MOST_TRUE_FEATURES}, not {n_features}")
+            raise InputError(f"n_features must lie between 1 and {MOST_TRUE_FEATURES}, not {n_features}")
         l1 = _grid("l1_coefficients", L1_COEFFICIENTS if l1_coefficients is None else l1_coefficients)
         levels = _grid("noises", NOISES if noises is None else noises)
         if l1[0] <= 0:
-            raise ValueError(f"l1_coefficients must be positive, not {l1[0]:g}")
+            raise InputError(f"l1_coefficients must be positive, not {l1[0]:g}")
         if not 0 <= levels[0] <= levels[-1] < 1:
-            raise ValueError(f"noises must lie in [0, 1), not {levels}")
+            raise InputError(f"noises must lie in [0, 1), not {levels}")
         self._l1, self._noises = l1, levels
         self._grid = _trained(n_features, d_in, float(density), seed, l1, levels)
         self._task = LatestTask(self._show_error)
@@ -272,7 +273,7 @@ class ShrinkageExplorer(Instrument, HasSAE):
         import pandas as pd
 
         if repair is not None and repair not in get_args(Repair):
-            raise ValueError(f"repair must be None or one of {', '.join(get_args(Repair))}, not {repair!r}")
+            raise InputError(f"repair must be None or one of {', '.join(get_args(Repair))}, not {repair!r}")
         if repair == "each_feature":
             self.fit_all()
         return pd.DataFrame(
@@ -606,7 +607,7 @@ def _numbers(sae: SparseAutoencoder, level: _Level, point: _Point) -> dict[str, 
 def _grid(name: str, values: Sequence[float]) -> tuple[float, ...]:
     grid = tuple(sorted({float(value) for value in values}))
     if not grid or not all(map(math.isfinite, grid)):
-        raise ValueError(f"{name} must be at least one finite number, not {list(values)}")
+        raise InputError(f"{name} must be at least one finite number, not {list(values)}")
     return grid
 
 

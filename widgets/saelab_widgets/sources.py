@@ -9,6 +9,7 @@ from torch import Tensor
 
 import saelab
 from saelab.data.labelled import SentimentSplit
+from saelab.errors import InputTypeError
 from saelab.sae.base import SparseAutoencoder
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def sae_of(source: Source) -> SparseAutoencoder:
         return source.sae
     if isinstance(source, str | os.PathLike):
         return saelab.load(source)
-    raise TypeError(
+    raise InputTypeError(
         f"sae must be a saelab SAE, the path of its file, or a widget that has one, not {type(source).__name__}"
     )
 

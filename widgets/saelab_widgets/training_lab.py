@@ -17,6 +17,7 @@ import saelab
 from saelab.data.activations import ActivationStore
 from saelab.data.labelled import LabelledActivations, SentimentSplit
 from saelab.data.language_models import EMBEDDED_MODEL
+from saelab.errors import InputError
 from saelab.evaluation.probing import ProbeReport, probe
 from saelab.sae.base import ARCHITECTURES, Preset, check_activations
 from saelab.sae.gated import Ablation
@@ -156,9 +157,9 @@ class TrainingLab(Instrument, HasSAE):
             *(("ablations", one, get_args(Ablation)) for one in ablations),
         ):
             if value not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+                raise InputError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
         if n_steps < 1 or warm_up_steps < 0:
-            raise ValueError(f"n_steps must be at least 1 and warm_up_steps 0, not {n_steps} and {warm_up_steps}")
+            raise InputError(f"n_steps must be at least 1 and warm_up_steps 0, not {n_steps} and {warm_up_steps}")
         if activations is None:
             activations = activations_at(EMBEDDED_MODEL, hook, n_tokens)
             if sentiment is None:
@@ -166,11 +167,11 @@ class TrainingLab(Instrument, HasSAE):
         x = activations.activations if isinstance(activations, ActivationStore) else activations
         check_activations(x if isinstance(x, Tensor) else x[:1])
         if len(x) < 2 * HELD_OUT:
-            raise ValueError(
+            raise InputError(
                 f"activations have {len(x)} rows; at least {2 * HELD_OUT} are needed, {HELD_OUT} to measure on"
             )
         if sentiment is not None and sentiment.train.x.shape[1] != x.shape[1]:
-            raise ValueError(
+            raise InputError(
                 f"the probe's inputs have width {sentiment.train.x.shape[1]}, the activations {x.shape[1]}; "
                 "take both from one hook"
             )

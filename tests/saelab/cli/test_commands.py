@@ -17,7 +17,8 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 import saelab
-from saelab.cli import app as cli
+from saelab.cli import commands, options
+from saelab.cli.app import app
 from saelab.data import activations, shards
 from saelab.files import other_libraries
 from saelab.training.checkpoints import CHECKPOINT
@@ -29,7 +30,7 @@ TINY = ("--d-sae", "32", "--n-steps", "12", "--batch-size", "64")
 
 def run(*words: object, code: int = 0) -> Result:
     """Give a command, that is to exit with ``code``."""
-    result = CliRunner().invoke(cli.app, [str(word) for word in words])
+    result = CliRunner().invoke(app, [str(word) for word in words])
     assert result.exit_code == code, result.output
     return result
 
@@ -94,21 +95,21 @@ def test_every_field_of_the_training_configuration_is_an_option_with_its_meaning
     text = " ".join(run("train", "--help").stdout.split())
     for field in dataclasses.fields(saelab.TrainingConfig):
         assert f"--{field.name.replace('_', '-')} <" in text
-    for name, _, _, meaning in cli._training_fields():
+    for name, _, _, meaning in options.training_fields():
         assert meaning in text, name
     assert "Adam's decay rates; the paper's (appendix D). [default: 0.0, 0.999]" in text
     assert "--l1-coefficient" not in run("sweep", "--help").stdout  # --l1 is
 
 
 def test_the_choices_of_the_command_line_are_the_librarys() -> None:
-    assert tuple(getattr(torch, name) for name in get_args(cli.Dtype)) == activations.DTYPES
-    assert {"jumprelu", "rescale_shift", *get_args(cli.Architecture)} == saelab.ARCHITECTURES.keys()
+    assert tuple(getattr(torch, name) for name in get_args(options.Dtype)) == activations.DTYPES
+    assert {"jumprelu", "rescale_shift", *get_args(options.Architecture)} == saelab.ARCHITECTURES.keys()
 
 
 def test_every_command_explains_itself_and_every_option_too() -> None:
-    commands: dict[str, Any] = get_command(cli.app).commands  # type: ignore[attr-defined]
-    assert list(commands) == ["lab", "harvest", "train", "sweep", "evaluate", "export", "grade", "handout"]
-    for name, command in commands.items():
+    found: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+    assert list(found) == ["lab", "harvest", "train", "sweep", "evaluate", "export", "grade", "handout"]
+    for name, command in found.items():
         assert command.help and name in run("--help").stdout
         assert all(parameter.help for parameter in command.params)
 
@@ -189,12 +190,12 @@ def test_a_text_file_holds_a_text_a_line_and_empty_lines_hold_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.txt").write_text("A fine film.\n\n  \nA café\u2028of a film.\n", encoding="utf-8-sig")
-    assert cli._read_text(str(tmp_path / "a.txt")) == ["A fine film.", "A café\u2028of a film."]
+    assert commands.read_text(str(tmp_path / "a.txt")) == ["A fine film.", "A café\u2028of a film."]
     (tmp_path / "a.jsonl").write_text('{"text": "One\\ntwo."}\n\n{"text": "Three.", "label": 1}')
-    assert cli._read_text(str(tmp_path / "a.jsonl")) == ["One\ntwo.", "Three."]
+    assert commands.read_text(str(tmp_path / "a.jsonl")) == ["One\ntwo.", "Three."]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "reviews-4l").mkdir()  # a folder of that name is none of its business
-    assert cli._read_text("reviews-4l") == saelab.load_text()
+    assert commands.read_text("reviews-4l") == saelab.load_text()
 
 
 @pytest.mark.parametrize(
@@ -323,7 +324,7 @@ def test_a_launcher_that_started_one_process_only_is_told_how_to_start_several(
 
 
 def test_several_processes_take_no_device(harvested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_accelerator", lambda: object())
+    monkeypatch.setattr(commands, "_accelerator", lambda: object())
     result = run("train", harvested, tmp_path / "run", "--device", "cpu", code=2)
     assert "leave --device out" in sentence(result)
 
@@ -592,15 +593,36 @@ def test_a_loss_that_explodes_is_told_in_a_sentence(harvested: Path, tmp_path: P
     assert "Try a lower lr" in sentence(run("train", harvested, tmp_path / "run", *TINY, *words, code=1))
 
 
-def test_an_error_that_nobody_foresaw_keeps_its_traceback(
-    trained: Path, harvested: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def buggy(*_: Any, **__: Any) -> Any:
-        return None + 1  # type: ignore[operator]
+def buggy(*_: Any, **__: Any) -> Any:
+    return None + 1  # type: ignore[operator]
 
-    monkeypatch.setattr(saelab, "evaluate", buggy)
-    result = CliRunner().invoke(cli.app, ["evaluate", str(trained), str(harvested)])
-    assert isinstance(result.exception, TypeError)
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def raises(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return raises
+
+
+@pytest.mark.parametrize(
+    "broken", [buggy, raising(TypeError("a bug")), raising(ValueError("a bug")), raising(BrokenPipeError())]
+)
+def test_a_bug_keeps_its_traceback(
+    trained: Path, harvested: Path, monkeypatch: pytest.MonkeyPatch, broken: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr(saelab, "evaluate", broken)
+    with pytest.raises((TypeError, ValueError, BrokenPipeError)):
+        CliRunner().invoke(app, ["evaluate", str(trained), str(harvested)], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    "kind", [saelab.SAELabError, saelab.InputTypeError, saelab.NonFiniteLossError, PermissionError, ImportError]
+)
+def test_a_mistake_of_the_users_is_told_by_its_message_alone(
+    trained: Path, harvested: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    monkeypatch.setattr(saelab, "evaluate", raising(kind("give another")))
+    assert run("evaluate", trained, harvested, code=1).stderr == "Error: give another\n"
 
 
 def test_what_libraries_print_does_not_disturb_the_json(

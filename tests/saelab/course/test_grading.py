@@ -15,8 +15,8 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from saelab.cli import app as cli
-from saelab.course import grading
+from saelab.cli.app import app
+from saelab.course import grading, notebooks
 from saelab.course.grading import Limits, Row
 
 Cell = tuple[str, str]
@@ -158,7 +158,7 @@ def test_children_of_a_submission_end_with_it(folder: Path, graded: Graded, tmp_
 
 
 def has_namespaces() -> bool:
-    code = "import sys, grading_worker; sys.exit(not grading_worker.leave_the_network())"
+    code = "import sys, worker; sys.exit(not worker.leave_the_network())"
     return subprocess.run([sys.executable, "-c", code], cwd=grading.WORKER.parent, check=False).returncode == 0
 
 
@@ -222,7 +222,7 @@ def test_what_is_no_notebook_or_of_no_tutorial_says_so(folder: Path, graded: Gra
 
 
 def run(*words: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(cli.app, [str(word) for word in words])
+    result = CliRunner().invoke(app, [str(word) for word in words])
     assert result.exit_code == code, result.output
     return result
 
@@ -302,7 +302,7 @@ def test_a_handout_has_no_solutions_and_no_outputs(tutorials: Path, tmp_path: Pa
     path.write_text(json.dumps(notebook))
     result = run("handout", tmp_path / "course", "--tutorials", tutorials)
     assert "00_test.ipynb" in result.stdout and "01_other.ipynb" in result.stdout
-    handed = grading.read_notebook(tmp_path / "course" / "00_test.ipynb")
+    handed = notebooks.read_notebook(tmp_path / "course" / "00_test.ipynb")
     assert [cell["source"] for cell in handed["cells"][-2:]] == ["Before.", hint]
     assert len(handed["cells"]) == len(notebook["cells"]) - 1
     assert all(not cell["outputs"] and cell["execution_count"] is None for cell in handed["cells"][:5])
