@@ -28,7 +28,7 @@ model = saelab.load_language_model()
 store = saelab.harvest(model, "blocks.1.hook_resid_post", saelab.load_text()[:60], n_tokens=4096, progress=False)
 sae = saelab.GatedSAE(256, 256)
 before = saelab.evaluate(sae, store).fvu
-saelab.Trainer(sae, store, saelab.TrainingConfig(n_steps=60, batch_size=512, l1_coefficient=4)).run(progress=False)
+saelab.Trainer(sae, store, saelab.TrainingConfig(n_steps=60, batch_size=512), l1_coefficient=4).run(progress=False)
 after = saelab.evaluate(sae, store).fvu
 assert after < 0.8 * before, (before, after)
 lab = saelab_widgets.TrainingLab(store, d_sae=64, warm_up_steps=20)

@@ -106,16 +106,14 @@ def experiment(effort: Effort, hook: str, folder: Path) -> pd.DataFrame:
     d_in, d_sae = store.activations.shape[1], effort.d_sae
     sweep = partial(saelab.sweep, activations=store, test=test, folder=folder / "saes")
     with timed("standard SAEs"):
-        standard = sweep(
-            lambda: saelab.StandardSAE(d_in, d_sae), l1_coefficients=effort.standard_l1, config=effort.training
-        )
+        standard = sweep(lambda: saelab.StandardSAE(d_in, d_sae), sparsity=effort.standard_l1, config=effort.training)
     with timed("rescale-and-shift SAEs"):
         # One from each standard SAE. Its loss has no L1 term; the table shows the coefficient of the SAE that it cures.
         makers = [partial(rescaled, path) for path in standard.path]
-        cured = sweep(makers, l1_coefficients=[0], config=effort.rescaling)
+        cured = sweep(makers, config=effort.rescaling)
         cured["l1_coefficient"] = standard.l1_coefficient
     with timed("gated SAEs"):
-        gated = sweep(lambda: saelab.GatedSAE(d_in, d_sae), l1_coefficients=effort.gated_l1, config=effort.training)
+        gated = sweep(lambda: saelab.GatedSAE(d_in, d_sae), sparsity=effort.gated_l1, config=effort.training)
 
     table = pd.concat([standard, cured, gated], ignore_index=True)
     with timed("loss recovered"):

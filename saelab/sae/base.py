@@ -24,6 +24,7 @@ embedded model, 2000 steps, a gated SAE then ended at FVU 0.16 with L0 18, again
 L1_COEFFICIENT = Knob(
     name="l1_coefficient",
     label="L1 penalty",
+    short="L1",
     symbol="\N{GREEK SMALL LETTER LAMDA}",
     meaning="Price of one unit of feature activation, against squared error summed over the activation's width.",
     default=4.0,

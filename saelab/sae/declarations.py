@@ -37,6 +37,8 @@ class Knob:
     name: str
     label: str
     """What a widget calls it."""
+    short: str
+    """What captions call it, before its value."""
     meaning: str
     """One sentence, for widgets and for the command line's help."""
     default: float

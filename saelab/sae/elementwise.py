@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 GATE_THRESHOLD = Knob(
     name="gate_threshold",
     label="Gate threshold",
+    short="gate threshold",
     symbol="\N{GREEK SMALL LETTER THETA}",
     meaning="A feature is on where its pre-activation (gated: its gate's) exceeds this. It acts at once.",
     default=0.0,

@@ -20,6 +20,7 @@ Ablation = Literal["unfrozen_decoder", "no_r_mag", "untied_encoders", "no_auxili
 AUX_COEFFICIENT = Knob(
     name="aux_coefficient",
     label="Auxiliary loss",
+    short="auxiliary",
     symbol="\N{GREEK SMALL LETTER ALPHA}",
     meaning="Weight of the term that teaches the gate to reconstruct.",
     default=1.0,

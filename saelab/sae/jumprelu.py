@@ -15,6 +15,7 @@ from saelab.sae.sparse import Entries
 L0_COEFFICIENT = Knob(
     name="l0_coefficient",
     label="L0 penalty",
+    short="L0 penalty",
     symbol="\N{GREEK SMALL LETTER LAMDA}",
     meaning="Price of one feature that is on, against squared error summed over the activation's width.",
     default=1.0,

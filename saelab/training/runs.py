@@ -14,6 +14,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 LR = Knob(
     name="lr",
     label="Learning rate",
+    short="learning rate",
     symbol="\N{GREEK SMALL LETTER ETA}",
     meaning="Adam's step. Higher learns sooner and settles less well.",
     default=1e-3,

@@ -7,7 +7,6 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 import traitlets
 from numpy.typing import NDArray
 from torch import Tensor
@@ -17,9 +16,10 @@ from saelab.data.labelled import LabelledActivations, SentimentSplit
 from saelab.errors import InputError
 from saelab.evaluation.probing import probe
 from saelab.sae.base import SparseAutoencoder, check_activations
-from saelab.sae.sparse import Pattern
+from saelab.sae.elementwise import GATE_THRESHOLD
 from saelab.sae.thresholds import threshold_curves, with_thresholds
 from saelab_widgets.background import LatestTask
+from saelab_widgets.gate_snapshot import Snapshot
 from saelab_widgets.instrument import STATIC, Instrument
 from saelab_widgets.materials import HELD_OUT, default_sae, held_out_at, snippets_at, trained_at
 from saelab_widgets.pictures import INK, as_png, plain_axes
@@ -42,8 +42,6 @@ CALM_SECONDS = 0.3
 """Without a change of the SAE that is followed, before work begins that only pays where it stays."""
 FOLLOW_SECONDS = 1.0
 """Between two looks at an SAE that is training, at least; and four times what the look itself takes."""
-TYPICAL_DENSITY = 0.03
-"""About that of the feature that is shown first: often enough on for a histogram, rarely enough to be a feature."""
 
 
 class GateExplorer(Instrument, HasSAE):
@@ -71,9 +69,9 @@ class GateExplorer(Instrument, HasSAE):
     Raises
     ------
     TypeError, ValueError
-        An SAE with untied encoders, whose magnitude is no function of its gate; activations of another width, empty,
-        or with NaN; a probe of another width; no such feature; an SAE that does not know what it was trained on, where
-        ``activations`` is not given.
+        An SAE without a gate threshold, or with untied encoders, whose magnitude is no function of its gate;
+        activations of another width, empty, or with NaN; a probe of another width; no such feature; an SAE that does
+        not know what it was trained on, where ``activations`` is not given.
 
     Examples
     --------
@@ -102,7 +100,7 @@ class GateExplorer(Instrument, HasSAE):
     densities = traitlets.Bytes(b"").tag(sync=True)
     """float32, ``(d_sae,)``: share of tokens for which each feature is on, the SAE as it is."""
     rows = traitlets.Bytes(b"").tag(sync=True)
-    """The chosen feature on every token: float32, ``(n_rows, 3)``, `_Snapshot.look` says what."""
+    """The chosen feature on every token: float32, ``(n_rows, 3)``, `Snapshot.look` says what."""
     rows_of = traitlets.Dict().tag(sync=True)
     """Which feature, at which threshold and natural, and the numbers of the SAE without it."""
     shipped = traitlets.Bytes(b"").tag(sync=True)
@@ -123,7 +121,7 @@ class GateExplorer(Instrument, HasSAE):
         if n_rows < 2:
             raise InputError(f"n_rows must be at least 2, not {n_rows}")
         shown, x, sentiment = _materials(sae, activations, sentiment, n_rows)
-        snapshot = _Snapshot(copy.deepcopy(shown), x)
+        snapshot = Snapshot(copy.deepcopy(shown), x)
         if feature is not None and not 0 <= feature < snapshot.sae.d_sae:
             raise InputError(f"feature must lie between 0 and {snapshot.sae.d_sae - 1}, not {feature}")
         if sentiment is not None and sentiment.train.x.shape[1] != x.shape[1]:
@@ -132,7 +130,7 @@ class GateExplorer(Instrument, HasSAE):
                 "take both from one hook"
             )
         self._sentiment = sentiment
-        self._snapshot: _Snapshot = snapshot
+        self._snapshot: Snapshot = snapshot
         self._grid = self._first_curves()
         self._in_use = threading.RLock()
         self._pending: deque[SparseAutoencoder] = deque(maxlen=1)  # put and taken in two threads
@@ -142,9 +140,9 @@ class GateExplorer(Instrument, HasSAE):
         raw = probe(*sentiment).test_accuracy if sentiment is not None else None
         super().__init__(
             feature=snapshot.typical_feature() if feature is None else feature,
-            gate_threshold=snapshot.sae.gate_threshold,
+            gate_threshold=snapshot.gate_threshold,
             n_rows=len(x),
-            knobs=_knobs(snapshot.sae.gate_threshold),
+            knobs=_knobs(snapshot.gate_threshold),
             charts=_charts(raw),
         )
         self._show_snapshot()
@@ -242,7 +240,8 @@ class GateExplorer(Instrument, HasSAE):
                 return
 
     def _look_at(self, sae: SparseAutoencoder) -> None:
-        snapshot = _Snapshot(sae, self._snapshot.x)
+        """Show another SAE; one that cannot be shown is refused, and the last one stays."""
+        snapshot = Snapshot(sae, self._snapshot.x)
         with self._in_use:
             self._snapshot = snapshot
             self._grid = self._first_curves()
@@ -266,8 +265,13 @@ class GateExplorer(Instrument, HasSAE):
         """All curves, NaN but for those around the natural that is chosen, and the learned ones."""
         grid = np.full((len(NATURALS), len(THRESHOLDS), len(COLUMNS)), np.nan, dtype=np.float32)
         for index in {0, *self._chosen_naturals()}:
-            grid[index, :, :PROBED] = self._snapshot.curves(NATURALS[index])
+            grid[index, :, :PROBED] = self._curves(NATURALS[index])
         return grid
+
+    def _curves(self, natural: float) -> NDArray[np.float32]:
+        """L0, gamma and FVU at each of `THRESHOLDS`."""
+        frame = threshold_curves(self._snapshot.sae, self._snapshot.x, THRESHOLDS, natural=natural)
+        return frame[list(COLUMNS[:PROBED])].to_numpy(np.float32)
 
     def _chosen_naturals(self) -> tuple[int, int]:
         """Where in `NATURALS` the chosen one lies."""
@@ -281,7 +285,7 @@ class GateExplorer(Instrument, HasSAE):
             return True
         for index, natural in enumerate(NATURALS):
             if np.isnan(self._grid[index, 0, 0]):
-                self._grid[index, :, :PROBED] = self._snapshot.curves(natural)
+                self._grid[index, :, :PROBED] = self._curves(natural)
                 self.curves = self._grid.tobytes()
                 return True
         if self._sentiment is not None:
@@ -295,21 +299,20 @@ class GateExplorer(Instrument, HasSAE):
 
     def _probe(self, index: int, missing: NDArray[np.intp]) -> None:
         assert self._sentiment is not None
-        parts = [(self._snapshot.pi_gate_of(part.x), part.labels) for part in self._sentiment]
+        parts = [(self._snapshot.gates_of(part.x), part.labels) for part in self._sentiment]
         for done, row in enumerate(missing):
             if self._task.superseded:
                 return
             self.status = f"{self._summary()} Probing at threshold {done + 1} of {len(missing)}."
             codes = [
-                LabelledActivations(self._snapshot.codes(pi_gate, THRESHOLDS[row], NATURALS[index]), labels)
-                for pi_gate, labels in parts
+                LabelledActivations(gates.codes(THRESHOLDS[row], NATURALS[index]), labels) for gates, labels in parts
             ]
             self._grid[index, row, PROBED] = probe(*codes).test_accuracy
             self.curves = self._grid.tobytes()
 
     def _ship(self) -> None:
         with self._in_use:
-            features = self._snapshot.varied_features(self.feature)
+            features = self._snapshot.varied_features(self.feature, N_SHIPPED)
             shipped, of = self._snapshot.look(features, self.gate_threshold, self.natural)
             with self.hold_sync():
                 self.shipped, self.shipped_of = shipped, of
@@ -321,96 +324,6 @@ class GateExplorer(Instrument, HasSAE):
 
     def _picture(self) -> bytes:
         return _picture(self)
-
-
-class _Snapshot:
-    """An SAE as it stood, with what all thresholds are answered from: its gate pre-activations on ``x``."""
-
-    sae: SparseAutoencoder
-    x: Tensor
-
-    @torch.no_grad()
-    def __init__(self, sae: SparseAutoencoder, x: Tensor) -> None:
-        self.sae = sae.requires_grad_(False).float().cpu()
-        self.x = x
-        check_activations(x, sae.d_in)
-        self.slope, self.shift = sae.magnitude_line()
-        self.pi_gate = self.pi_gate_of(x)
-        self.densities = (self.codes(self.pi_gate, sae.gate_threshold, 0.0) > 0).double().mean(dim=0)
-        exact = x.double()
-        self.xx = float(exact.square().sum(dim=1).mean())
-        self.variance = self.xx - float(exact.mean(dim=0).square().sum())
-        self._decoded: tuple[tuple[float, float], Tensor, Tensor] | None = None
-
-    def pi_gate_of(self, x: Tensor) -> Tensor:
-        return self.sae.gate(self.sae.project(x.float()))
-
-    def codes(self, pi_gate: Tensor, threshold: float, natural: float) -> Tensor:
-        return (pi_gate > threshold) * (self.slope * pi_gate + (1 - natural) * self.shift).relu()
-
-    def curves(self, natural: float) -> NDArray[np.float32]:
-        """L0, gamma and FVU at each of `THRESHOLDS`."""
-        frame = threshold_curves(self.sae, self.x, THRESHOLDS, natural=natural)
-        return frame[list(COLUMNS[:PROBED])].to_numpy(np.float32)
-
-    def look(self, features: list[int], threshold: float, natural: float) -> tuple[bytes, list[dict[str, Any]]]:
-        """What is needed to try other thresholds for one feature alone, with all others as they stand.
-
-        With d the feature's row of the decoder and r' the reconstruction without it, float32: its gate pre-activation,
-        x . d and r' . d, for each token; features one after the other. Beside each a dict: E[r' . r'], E[x . r'] and
-        L0 without the feature, in which a code c changes E||r||^2 by 2 E[c r' . d] + ||d||^2 E[c^2].
-        """
-        codes, reconstruction = self._decode(threshold, natural)
-        own = codes[:, features]
-        directions = self.sae.W_dec[features]
-        norms = directions.double().square().sum(dim=1)
-        along_x = self.x @ directions.T
-        along_rest = (reconstruction @ directions.T).double().sub_(own.double() * norms).float()
-        rows = torch.stack([self.pi_gate[:, features], along_x, along_rest], dim=-1).permute(1, 0, 2).contiguous()
-        r = reconstruction.double()
-        c = own.double()
-        l0 = float((codes > 0).sum()) / len(codes) - (own > 0).double().mean(dim=0)
-        rr = r.square().sum() / len(r) - 2 * (c * along_rest).mean(dim=0) - norms * c.square().mean(dim=0)
-        xr = (r * self.x).sum() / len(r) - (c * along_x).mean(dim=0)
-        of = [
-            {
-                "feature": feature,
-                "gate_threshold": threshold,
-                "natural": natural,
-                "slope": float(self.slope[feature]),
-                "shift": float(self.shift[feature]),
-                "norm": float(norms[place]),
-                "l0": float(l0[place]),
-                "rr": float(rr[place]),
-                "xr": float(xr[place]),
-                "xx": self.xx,
-                "variance": self.variance,
-            }
-            for place, feature in enumerate(features)
-        ]
-        return rows.numpy().tobytes(), of
-
-    def _decode(self, threshold: float, natural: float) -> tuple[Tensor, Tensor]:
-        """Codes and reconstruction; those of the last time are kept, as another feature is the usual next question."""
-        if self._decoded is None or self._decoded[0] != (threshold, natural):
-            codes = self.codes(self.pi_gate, threshold, natural)
-            flat = codes.flatten().nonzero().squeeze(1)
-            pattern = Pattern.at(flat, *codes.shape)
-            decoded = pattern.matmul(codes.flatten()[flat], self.sae.W_dec) + self.sae.b_dec
-            self._decoded = ((threshold, natural), codes, decoded)
-        return self._decoded[1], self._decoded[2]
-
-    def typical_feature(self) -> int:
-        """One of about `TYPICAL_DENSITY`, on a log scale."""
-        return int((self.densities.clamp(min=1e-9) / TYPICAL_DENSITY).log().abs().argmin())
-
-    def varied_features(self, chosen: int) -> list[int]:
-        """Dense to rare: at equal steps along those that are on at all, sorted by density; ``chosen`` is among them."""
-        order = self.densities.argsort(descending=True, stable=True)
-        n_alive = max(int((self.densities > 0).sum()), 1)
-        places = np.linspace(0, n_alive - 1, min(N_SHIPPED - 1, n_alive)).round().astype(int)
-        rank = int((order == chosen).nonzero())
-        return [int(order[place]) for place in sorted({*places.tolist(), rank})]
 
 
 def _materials(
@@ -444,7 +357,7 @@ def _materials(
 def _knobs(gate_threshold: float) -> list[dict[str, Any]]:
     return [
         knob(
-            "gate_threshold",
+            GATE_THRESHOLD,
             help="A feature is on where its gate pre-activation exceeds this. The SAE itself stays as it is.",
             default=gate_threshold,
         ),

@@ -21,7 +21,7 @@ from saelab.errors import InputError
 from saelab.evaluation.probing import probe
 from saelab.files.tensor_files import read_tensors, write_atomically
 from saelab.sae.base import ARCHITECTURES, SparseAutoencoder, TrainedOn
-from saelab.training.trainer import TrainingConfig
+from saelab.training.runs import TrainingConfig
 from saelab_widgets.background import one_thread_on_small_machines
 
 if TYPE_CHECKING:
@@ -199,11 +199,11 @@ def default_sweep(
     rescaling = saelab.TrainingConfig(n_steps=n_steps // 2, batch_size=512, lr=3e-3, resample_every=0)
     sweep = functools.partial(saelab.sweep, activations=store, test=test, folder=folder / "saes", progress=progress)
     d_in = store.activations.shape[1]
-    standard = sweep(lambda: saelab.StandardSAE(d_in, d_sae), l1_coefficients=standard_l1, config=config)
+    standard = sweep(lambda: saelab.StandardSAE(d_in, d_sae), sparsity=standard_l1, config=config)
     # Its loss has no L1 term; the table shows the coefficient of the SAE that it cures.
-    cured = sweep([_rescaled(path) for path in standard.path], l1_coefficients=[0], config=rescaling)
+    cured = sweep([_rescaled(path) for path in standard.path], config=rescaling)
     cured["l1_coefficient"] = standard.l1_coefficient
-    gated = sweep(lambda: saelab.GatedSAE(d_in, d_sae), l1_coefficients=gated_l1, config=config)
+    gated = sweep(lambda: saelab.GatedSAE(d_in, d_sae), sparsity=gated_l1, config=config)
     table = pd.concat([standard, cured, gated], ignore_index=True)
 
     def measure(sae: SparseAutoencoder) -> dict[str, float]:

@@ -20,7 +20,8 @@ import saelab
 from saelab.data.labelled import LabelledSet, SentimentSplit
 from saelab.data.language_models import EMBEDDED_MODEL
 from saelab.errors import InputError, InputTypeError
-from saelab.sae.base import SparseAutoencoder, TrainedOn
+from saelab.sae.base import L1_COEFFICIENT, SparseAutoencoder, TrainedOn
+from saelab.sae.elementwise import GATE_THRESHOLD, ElementwiseSAE
 from saelab_widgets import probe_results
 from saelab_widgets.background import LatestTask
 from saelab_widgets.instrument import STATIC, Instrument
@@ -182,7 +183,8 @@ class ProbeExplorer(Instrument, HasSAE):
     def sae(self) -> SparseAutoencoder:
         """The SAE of the chosen layer and L1 coefficient, at the chosen gate threshold."""
         sae = self._saes[self.layer][self.l1_coefficient]
-        sae.gate_threshold = self.gate_threshold
+        if isinstance(sae, ElementwiseSAE):
+            sae.gate_threshold = self.gate_threshold
         return sae
 
     @property
@@ -389,7 +391,8 @@ def _bar(total: int) -> "tqdm[Any]":
 
 def _copy(source: Source) -> SparseAutoencoder:
     sae = copy.deepcopy(sae_of(source))
-    sae.gate_threshold = 0.0
+    if isinstance(sae, ElementwiseSAE):
+        sae.gate_threshold = 0.0
     return sae
 
 
@@ -474,14 +477,14 @@ def _texts(data: LabelledSet, labels: Mapping[int, str]) -> list[dict[str, Any]]
 def _knobs(l1_coefficients: Sequence[float]) -> list[dict[str, Any]]:
     return [
         knob(
-            "l1_coefficient",
+            L1_COEFFICIENT,
             help=f"Of the SAE whose codes are probed: {', '.join(f'{l1:g}' for l1 in l1_coefficients)}.",
             values=list(l1_coefficients),
             min=l1_coefficients[0],
             max=l1_coefficients[-1],
             default=l1_coefficients[-1],
         ),
-        knob("gate_threshold", help="Of the SAE at the chosen layer. The codes and both probes are computed anew."),
+        knob(GATE_THRESHOLD, help="Of the SAE at the chosen layer. The codes and both probes are computed anew."),
     ]
 
 

@@ -19,6 +19,8 @@ from saelab.errors import InputError
 from saelab.evaluation.probing import ProbeReport, pool_reports, principal_components, probe
 from saelab.files.tensor_files import read_tensors, write_tensors
 from saelab.sae.base import SparseAutoencoder, TrainedOn
+from saelab.sae.elementwise import elementwise
+from saelab.sae.thresholds import Gates
 from saelab_widgets.materials import language_model
 
 if TYPE_CHECKING:
@@ -138,15 +140,13 @@ class LiveCodes:
     """
 
     def __init__(self, data: LabelledSet, sae: SparseAutoencoder) -> None:
-        self._data, self._sae = data, sae
+        self._data, self._sae = data, elementwise(sae, "a probe at another threshold")
         if data.store is not None:  # codes of tokens, then averaged
             return
         with torch.no_grad():
-            entries = sae.project(data.x.to(sae.W_enc))
-            pi_gate = sae.gate(entries)
-            magnitude = sae.magnitude(entries, pi_gate)
+            gates = Gates(self._sae, data.x.to(sae.W_enc))
         # Feature by feature, since some are taken and most are not.
-        self._pi_gate, self._magnitude = (one.T.contiguous() for one in (pi_gate, magnitude))
+        self._pi_gate, self._magnitude = (one.T.contiguous() for one in (gates.pi_gate, gates.magnitude()))
         self._on_below = self._pi_gate.where(self._magnitude > 0, -math.inf).amax(dim=1)
 
     def at(self, gate_threshold: float) -> tuple[LabelledSet, int, float]:
@@ -155,7 +155,7 @@ class LiveCodes:
             return codes_of(self._data, self._sae)
         on = (self._on_below > gate_threshold).nonzero()[:, 0]
         kept = on if len(on) else on.new_zeros(1)  # a probe takes a column at least
-        codes = ((self._pi_gate[kept] > gate_threshold) * self._magnitude[kept]).T
+        codes = self._sae.codes_at(gate_threshold, self._pi_gate[kept], self._magnitude[kept]).T
         l0 = int((codes > 0).sum()) / len(codes)
         return replace(self._data, x=codes.to(self._data.x)), len(on), l0
 

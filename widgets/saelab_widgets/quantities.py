@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from saelab.sae.declarations import Knob
+
 COLORS = {
     "l0": "#0072B2",
     "gamma": "#D55E00",
@@ -139,45 +141,6 @@ _IN_A_SWEEP: dict[str, dict[str, Any]] = {
     "n_tokens": {"label": "Tokens", "help": "Tokens on which the model's loss was measured.", "digits": 0},
 }
 """What a sweep measures that no chart shows, and what a chart says otherwise."""
-_KNOBS: dict[str, dict[str, Any]] = {
-    "l1_coefficient": {
-        "label": "L1 penalty",
-        "symbol": "\N{GREEK SMALL LETTER LAMDA}",
-        "help": "Price of one unit of feature activation, against squared error summed over the activation's width.",
-        "min": 0.25,
-        "max": 16.0,
-        "scale": "log",  # its steps are in decades
-        "default": 4.0,
-    },
-    "aux_coefficient": {
-        "label": "Auxiliary loss",
-        "symbol": "\N{GREEK SMALL LETTER ALPHA}",
-        "help": "Weight of the term that teaches the gate to reconstruct. A standard SAE has no such term.",
-        "min": 0.0,
-        "max": 4.0,
-        "default": 1.0,
-        "paper": 1.0,
-    },
-    "gate_threshold": {
-        "label": "Gate threshold",
-        "symbol": "\N{GREEK SMALL LETTER THETA}",
-        "help": "A feature is on where its pre-activation (gated: its gate's) exceeds this. It acts at once.",
-        "min": -1.0,
-        "max": 4.0,
-        "default": 0.0,
-        "paper": 0.0,
-    },
-    "lr": {
-        "label": "Learning rate",
-        "symbol": "\N{GREEK SMALL LETTER ETA}",
-        "help": "Adam's step. Higher learns sooner and settles less well.",
-        "min": 1e-4,
-        "max": 1e-2,
-        "scale": "log",
-        "default": 1e-3,
-        "paper": 3e-4,
-    },
-}
 
 
 def chart(column: str, **changes: Any) -> dict[str, Any]:
@@ -201,10 +164,19 @@ def other_line(column: str, label: str, color: str) -> dict[str, str]:
     return {"column": column, "label": label, "color": color}
 
 
-def knob(name: str, **changes: Any) -> dict[str, Any]:
-    """The front end's specification of one slider, bound to the trait ``name``.
+def knob(declared: Knob | str, **changes: Any) -> dict[str, Any]:
+    """The front end's specification of one slider, bound to the trait of the knob's name.
 
-    A knob that this module does not know needs at least ``label``, ``help``, ``min``, ``max`` and ``default``.
+    A slider of the widget's own is named instead, with at least ``label``, ``help``, ``min``, ``max`` and ``default``.
     """
-    usual: dict[str, Any] = {"name": name, "symbol": "", "unit": "", "step": 0.05, "scale": "linear", "paper": None}
-    return {**usual, **_KNOBS.get(name, {}), **changes}
+    spec: dict[str, Any] = {"symbol": "", "unit": "", "step": 0.05, "scale": "linear", "paper": None}
+    if isinstance(declared, str):
+        return {**spec, "name": declared, **changes}
+    spec |= {name: getattr(declared, name) for name in ("name", "label", "symbol", "step", "scale", "default", "paper")}
+    low, high = declared.range
+    return {**spec, "help": declared.meaning, "min": low, "max": high, **changes}
+
+
+def title(label: str) -> str:
+    """An architecture's label as it stands alone: its first letter in upper case."""
+    return label[:1].upper() + label[1:]

@@ -18,10 +18,11 @@ import saelab
 from saelab.data.synthetic import SuperpositionData
 from saelab.errors import InputError
 from saelab.evaluation.metrics import BiasFormula
-from saelab.sae.base import SparseAutoencoder
+from saelab.sae.base import L1_COEFFICIENT, SparseAutoencoder
 from saelab.sae.rescale_shift import RescaleShiftSAE
 from saelab.sae.standard import StandardSAE
-from saelab.training.trainer import Trainer, TrainingConfig
+from saelab.training.runs import TrainingConfig
+from saelab.training.trainer import Trainer
 from saelab_widgets.background import LatestTask, one_thread_on_small_machines
 from saelab_widgets.instrument import STATIC, Instrument
 from saelab_widgets.pictures import INK, as_png, plain_axes
@@ -173,7 +174,7 @@ class ShrinkageExplorer(Instrument, HasSAE):
         self._shown: SparseAutoencoder | None = None
         first = self._grid.levels[0].points[0].sae
         l1_knob = knob(
-            "l1_coefficient",
+            L1_COEFFICIENT,
             values=list(l1),
             default=_nearest(l1, 2.5),
             help="Price of one unit of activation. About half of it is missing from every magnitude.",
@@ -441,7 +442,7 @@ class _Point:
         with self._lock:
             if self.fitted is None:
                 sae = RescaleShiftSAE.from_standard(self.sae)
-                config = _config(FIT_STEPS, FIT_LR, 0.0)
+                config = _config(FIT_STEPS, FIT_LR)
                 self.fitted = _run(sae, data.activations[:N_TRAIN], config)
 
 
@@ -495,28 +496,27 @@ def _trained(
             )
             x = data.activations[:N_TRAIN]
             if found is None:
-                config = _config(DICTIONARY_STEPS, 1e-2, l1[start], l1_warmup_steps=100)
-                found = _run(StandardSAE(d_in, d_sae, seed=seed), x, config)
+                config = _config(DICTIONARY_STEPS, 1e-2, sparsity_warmup_steps=100)
+                found = _run(StandardSAE(d_in, d_sae, seed=seed), x, config, l1_coefficient=l1[start])
             else:
-                found = _run(copy.deepcopy(found), x, _config(NOISE_STEPS, POINT_LR, l1[start]))
+                found = _run(copy.deepcopy(found), x, _config(NOISE_STEPS, POINT_LR), l1_coefficient=l1[start])
             bar.update()
             saes: dict[float, StandardSAE] = {}
             for path in (l1[start:], l1[:start][::-1]):
                 sae = found
                 for coefficient in path:
-                    sae = _run(copy.deepcopy(sae), x, _config(POINT_STEPS, POINT_LR, coefficient))
+                    sae = _run(copy.deepcopy(sae), x, _config(POINT_STEPS, POINT_LR), l1_coefficient=coefficient)
                     saes[coefficient] = sae
                     bar.update()
             grid.levels.append(_Level(data, [_measured(value, saes[value], data) for value in l1]))
     return grid
 
 
-def _config(n_steps: int, lr: float, l1_coefficient: float, *, l1_warmup_steps: int = 0) -> TrainingConfig:
+def _config(n_steps: int, lr: float, *, sparsity_warmup_steps: int = 0) -> TrainingConfig:
     return TrainingConfig(
         n_steps=n_steps,
         batch_size=BATCH_SIZE,
-        l1_coefficient=l1_coefficient,
-        l1_warmup_steps=l1_warmup_steps,
+        sparsity_warmup_steps=sparsity_warmup_steps,
         lr=lr,
         lr_warmup_steps=20,
         lr_decay_steps=n_steps // 2,
@@ -524,9 +524,9 @@ def _config(n_steps: int, lr: float, l1_coefficient: float, *, l1_warmup_steps: 
     )
 
 
-def _run(sae: AnySAE, x: Tensor, config: TrainingConfig) -> AnySAE:
+def _run(sae: AnySAE, x: Tensor, config: TrainingConfig, **knobs: float) -> AnySAE:
     # Step by step: `run` would catch the kernel's interrupt, and make a bar for each of many short runs.
-    for _ in Trainer(sae, x, config):
+    for _ in Trainer(sae, x, config, **knobs):
         pass
     return sae
 

@@ -5,6 +5,7 @@ import math
 import os
 import threading
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -19,14 +20,15 @@ from saelab.data.labelled import LabelledActivations, SentimentSplit
 from saelab.data.language_models import EMBEDDED_MODEL
 from saelab.errors import InputError
 from saelab.evaluation.probing import ProbeReport, probe
-from saelab.sae.base import ARCHITECTURES, Preset, check_activations
-from saelab.sae.gated import Ablation
-from saelab.training.trainer import Trainer, TrainingConfig
+from saelab.sae.base import ARCHITECTURES, Preset, SparseAutoencoder, check_activations
+from saelab.sae.declarations import Knob, LossTerm
+from saelab.training.runs import LR, TrainingConfig
+from saelab.training.trainer import Trainer
 from saelab_widgets.background import BackgroundLoop, one_thread_on_small_machines
 from saelab_widgets.instrument import STATIC, Instrument
 from saelab_widgets.materials import DEFAULT_HOOK, HELD_OUT, activations_at, snippets_at
 from saelab_widgets.pictures import line_charts_png
-from saelab_widgets.quantities import ARCHITECTURE_LABELS, chart, knob, other_line
+from saelab_widgets.quantities import chart, knob, other_line, title
 from saelab_widgets.sources import HasSAE
 
 if TYPE_CHECKING:
@@ -44,24 +46,41 @@ MAX_RECORDS = 1000
 PROBE_SECONDS = 0.5
 """Between two probes, at least: one costs as much as several steps."""
 PROBE_COLUMNS = ("probe_accuracy", "probe_train_accuracy", "n_active")
-COLUMNS = ("step", "l0", "gamma", "fvu", *PROBE_COLUMNS, "n_dead", "loss", "reconstruction", "sparsity", "auxiliary")
-TRAINABLE = ("gated", "standard")
-"""The architectures to choose from: those that learn from scratch."""
-KNOBS = ("l1_coefficient", "aux_coefficient", "gate_threshold", "lr")
+COLUMNS = ("step", "l0", "gamma", "fvu", *PROBE_COLUMNS, "n_dead", "loss", "reconstruction")
+"""Columns of the history; behind them stand the other terms of the losses."""
 SETUP = ("architecture", "preset", "ablations", "seed")
 """What cannot change within a run: another choice starts anew."""
-_ABLATION_LABELS: dict[Ablation, str] = {
-    "unfrozen_decoder": "decoder not frozen",
-    "no_r_mag": "no r_mag",
-    "untied_encoders": "untied encoders",
-    "no_auxiliary": "no auxiliary term",
-}
 EVENT_STEPS = 40
 """Moves of one knob that are closer than this make one event."""
 MAX_EVENTS = 50
 MAX_KEPT_RUNS = 6
 WORTH_KEEPING = 50
 """Steps after which a run that is given up stays on the charts as a shadow."""
+
+
+def trainable() -> dict[str, type[SparseAutoencoder]]:
+    """Architectures to choose from: all that train from scratch, one's own included."""
+    return {name: cls for name, cls in ARCHITECTURES.items() if cls.trains_from_scratch}
+
+
+def knobs_of_all() -> dict[str, Knob]:
+    """Every knob of those architectures by name, and the learning rate."""
+    return {name: knob for cls in trainable().values() for name, knob in cls.knobs().items()} | {LR.name: LR}
+
+
+class KnobTrait(traitlets.TraitType[float, float]):
+    """A knob as a synced trait, which takes what the knob takes."""
+
+    def __init__(self, knob: Knob) -> None:
+        super().__init__(default_value=knob.default)
+        self._knob = knob
+        self.tag(sync=True)
+
+    def validate(self, obj: Any, value: object) -> float:
+        try:
+            return self._knob.checked(value)
+        except (TypeError, ValueError) as error:
+            raise traitlets.TraitError(str(error)) from error
 
 
 class TrainingLab(Instrument, HasSAE):
@@ -80,10 +99,12 @@ class TrainingLab(Instrument, HasSAE):
         Probe inputs at the same place with the same scale (`saelab.sentiment_activations`). By default the sentiment
         set where ``activations`` is the default too, else there is no probe.
     architecture, preset, ablations, seed, d_sae
-        Of the autoencoder; all but ``d_sae`` can be changed on the screen, which starts anew. Ablations are those of
-        `saelab.GatedSAE`, and act where the architecture is gated and the preset the paper's.
-    l1_coefficient, aux_coefficient, gate_threshold, lr
-        Where the knobs stand at first.
+        Kind of autoencoder, any that trains from scratch; all but ``d_sae`` can be changed on the screen, which starts
+        anew. Ablations are those of `saelab.GatedSAE`, and act where the architecture is gated and the preset the
+        paper's.
+    knobs
+        Where knobs stand at first, by name: ``l1_coefficient``, ``gate_threshold``, ``lr`` and whatever else an
+        architecture declares. A knob acts while an architecture that has it is chosen.
     hook, n_tokens
         Of the default activations.
     n_steps
@@ -95,7 +116,7 @@ class TrainingLab(Instrument, HasSAE):
     ------
     TypeError, ValueError
         Activations that are empty, hold NaN, or are too few; a probe of another width; an unknown architecture, preset,
-        ablation or hook.
+        ablation, knob or hook.
 
     Examples
     --------
@@ -108,14 +129,10 @@ class TrainingLab(Instrument, HasSAE):
     _css = STATIC / "training_lab.css"
     ACTIONS = ("reset", "take_step", "keep_run", "forget_run", "export")
 
-    architecture = traitlets.Enum(TRAINABLE, "gated").tag(sync=True)
+    architecture = traitlets.Unicode("gated").tag(sync=True)
     preset = traitlets.Enum(get_args(Preset), "paper").tag(sync=True)
-    ablations = traitlets.List(traitlets.Enum(get_args(Ablation))).tag(sync=True)
+    ablations = traitlets.List(traitlets.Unicode()).tag(sync=True)
     seed = traitlets.Int(0, min=0).tag(sync=True)
-    l1_coefficient = traitlets.Float(4.0, min=0.0).tag(sync=True)
-    aux_coefficient = traitlets.Float(1.0, min=0.0).tag(sync=True)
-    gate_threshold = traitlets.Float(0.0).tag(sync=True)
-    lr = traitlets.Float(1e-3, min=0.0).tag(sync=True)
     running = traitlets.Bool(False).tag(sync=True)
     """True while training; set it to start or pause."""
     step = traitlets.Int(0).tag(sync=True)
@@ -123,14 +140,19 @@ class TrainingLab(Instrument, HasSAE):
     steps_per_second = traitlets.Float(0.0).tag(sync=True)
     history = traitlets.Bytes(b"").tag(sync=True)
     """The rows on the screen, float32, with the columns of `columns`; `history_frame` reads it."""
-    columns = traitlets.List(traitlets.Unicode(), list(COLUMNS)).tag(sync=True)
+    columns = traitlets.List(traitlets.Unicode()).tag(sync=True)
     events = traitlets.List(traitlets.Dict()).tag(sync=True)
     """When a knob moved: ``{"step": ..., "label": ...}``."""
     runs = traitlets.List(traitlets.Dict()).tag(sync=True)
     """Earlier runs, drawn as shadows: ``{"id": ..., "label": ..., "history": ..., "kept": ...}``; one is not."""
     options = traitlets.Dict().tag(sync=True)
     knobs = traitlets.List(traitlets.Dict()).tag(sync=True)
+    """The sliders; each moves the trait of its name."""
     charts = traitlets.List(traitlets.Dict()).tag(sync=True)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...  # the knobs, which each lab has as traits
 
     def __init__(
         self,
@@ -139,22 +161,21 @@ class TrainingLab(Instrument, HasSAE):
         sentiment: SentimentSplit | None = None,
         architecture: str = "gated",
         preset: Preset = "paper",
-        ablations: tuple[Ablation, ...] = (),
+        ablations: Sequence[str] = (),
         d_sae: int = 1024,
         seed: int = 0,
-        l1_coefficient: float = 4.0,
-        aux_coefficient: float = 1.0,
-        gate_threshold: float = 0.0,
-        lr: float = 1e-3,
         hook: str = DEFAULT_HOOK,
         n_tokens: int = 100_000,
         n_steps: int = 20_000,
         warm_up_steps: int = 200,
+        **knobs: float,
     ) -> None:
+        self._knobs = knobs_of_all()
         for name, value, allowed in (
-            ("architecture", architecture, TRAINABLE),
+            ("architecture", architecture, trainable()),
             ("preset", preset, get_args(Preset)),
-            *(("ablations", one, get_args(Ablation)) for one in ablations),
+            *(("ablations", one, _ablations()) for one in ablations),
+            *(("a further argument", one, self._knobs) for one in knobs),
         ):
             if value not in allowed:
                 raise InputError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
@@ -188,31 +209,35 @@ class TrainingLab(Instrument, HasSAE):
         self._control = threading.RLock()
         self._loop = BackgroundLoop(self._take_step, self._publish, self._ended)
         raw = probe(*sentiment) if sentiment is not None else None
+        self._terms = {term.name: term for cls in trainable().values() for term in cls.terms}
+        self._columns = [*COLUMNS, *self._terms]
+        self.add_traits(**{name: KnobTrait(one) for name, one in self._knobs.items()})
         super().__init__(
             architecture=architecture,
             preset=preset,
             ablations=list(ablations),
             seed=seed,
-            l1_coefficient=l1_coefficient,
-            aux_coefficient=aux_coefficient,
-            gate_threshold=gate_threshold,
-            lr=lr,
             n_steps=n_steps,
+            columns=self._columns,
             options={
-                "architecture": [{"value": name, "label": ARCHITECTURE_LABELS[name]} for name in TRAINABLE],
+                "architecture": [{"value": name, "label": title(cls.label)} for name, cls in trainable().items()],
                 "preset": [{"value": "paper", "label": "paper"}, {"value": "norm_weighted", "label": "norm-weighted"}],
-                "ablations": [{"value": name, "label": label} for name, label in _ABLATION_LABELS.items()],
+                "ablations": [{"value": name, "label": label} for name, label in _ablations().items()],
             },
             knobs=[
-                {**knob(name), "enabled_for": ["gated"] if name == "aux_coefficient" else list(TRAINABLE)}
-                for name in KNOBS
+                {
+                    **knob(one),
+                    "enabled_for": [a for a, cls in trainable().items() if one is LR or name in cls.knobs()],
+                }
+                for name, one in self._knobs.items()
             ],
-            charts=_charts(raw),
+            charts=_charts(raw, self._terms.values()),
+            **knobs,
         )
         self._build_trainer()
         self.observe(self._on_running, "running")
         self.observe(self._on_setup, list(SETUP))
-        self.observe(self._on_knob, list(KNOBS))
+        self.observe(self._on_knob, list(self._knobs))
         with one_thread_on_small_machines():  # several would wait for one another where another notebook trains
             for _ in range(warm_up_steps):
                 self.trainer.step()
@@ -233,6 +258,14 @@ class TrainingLab(Instrument, HasSAE):
     @property
     def sentiment(self) -> SentimentSplit | None:
         return self._sentiment
+
+    @traitlets.validate("architecture")
+    def _architecture_exists(self, proposal: dict[str, Any]) -> str:
+        return _one_of("architecture", proposal["value"], trainable())
+
+    @traitlets.validate("ablations")
+    def _ablations_exist(self, proposal: dict[str, Any]) -> list[str]:
+        return [_one_of("ablations", name, _ablations()) for name in proposal["value"]]
 
     def start(self) -> None:
         """Go on training, beside the kernel."""
@@ -309,7 +342,7 @@ class TrainingLab(Instrument, HasSAE):
             path.mkdir(parents=True)
             saelab.save(self.sae, path / "sae.safetensors")
             self.history_frame().to_csv(path / "history.csv", index=False)
-            settings = {name: getattr(self, name) for name in (*SETUP, *KNOBS, "step")}
+            settings = {name: getattr(self, name) for name in (*SETUP, *self.trainer.knobs, "step")}
             settings |= {"d_sae": self._d_sae, "batch_size": BATCH_SIZE, "events": self.events}
             (path / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
             self.running = was_running
@@ -335,49 +368,46 @@ class TrainingLab(Instrument, HasSAE):
     def history_frame(self) -> "pd.DataFrame":
         """What the charts show, as a pandas DataFrame; NaN where the probe was not measured.
 
-        ``loss = reconstruction + sparsity + auxiliary``: the last two include their coefficients.
+        ``loss`` is the sum of ``reconstruction`` and of the other terms of the architecture's loss, such as ``sparsity``
+        and ``auxiliary``, each with its coefficient. A term that it does not have is NaN.
         """
         import pandas as pd
 
-        rows = np.frombuffer(self.history, dtype=np.float32).reshape(-1, len(COLUMNS))
-        return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"step": int})
+        rows = np.frombuffer(self.history, dtype=np.float32).reshape(-1, len(self._columns))
+        return pd.DataFrame(rows, columns=self._columns).astype({"step": int})
 
     def __repr__(self) -> str:
         return f"TrainingLab({self.architecture}, d_sae={self._d_sae}, step {self.step})"
 
     def _picture(self) -> bytes:
-        charts = self.charts
-        if self.architecture != "gated":
-            charts = [
-                {**one, "others": [line for line in one["others"] if line["column"] != "auxiliary"]} for one in charts
-            ]
-        return line_charts_png(self.history_frame(), charts, title=self._settings_line())
+        return line_charts_png(self.history_frame(), self.charts, title=self._settings_line())
 
     def _settings_line(self) -> str:
-        auxiliary = f"auxiliary {self.aux_coefficient:g}, " if self.architecture == "gated" else ""
-        return (
-            f"{ARCHITECTURE_LABELS[self.architecture]} SAE after {self.step:,} steps: L1 {self.l1_coefficient:g}, "
-            f"{auxiliary}gate threshold {self.gate_threshold:g}"
-        )
+        cls = trainable()[self.architecture]
+        knobs = ", ".join(f"{one.short} {getattr(self, name):g}" for name, one in cls.knobs().items())
+        return f"{title(cls.label)} SAE after {self.step:,} steps: {knobs}"
 
     def _run_so_far(self, *, kept: bool, label: str | None = None) -> dict[str, Any]:
         sae = self.sae
-        parts = [sae.architecture, f"L1 {self.l1_coefficient:g}"]
+        parts = [sae.label]
+        if sae.sparsity_knob is not None:
+            parts.append(f"{sae.sparsity_knob.short} {getattr(self, sae.sparsity_knob.name):g}")
         if sae.preset != "paper":
             parts.append(sae.preset.replace("_", "-"))
-        parts += [_ABLATION_LABELS[name] for name in sae.settings().get("ablations", ())]
+        parts += [sae.ablation_labels[name] for name in sae.settings().get("ablations", ())]
         self._n_runs += 1
         return {"id": self._n_runs, "label": label or ", ".join(parts), "history": self.history, "kept": kept}
 
     def _build_trainer(self) -> None:
+        cls = trainable()[self.architecture]
         settings: dict[str, Any] = {"seed": self.seed, "preset": self.preset}
-        if self.architecture == "gated" and self.preset == "paper":
-            settings["ablations"] = self.ablations
-        sae = ARCHITECTURES[self.architecture](self._train_x.shape[1], self._d_sae, **settings)
+        if cls.ablation_labels and self.preset == "paper":
+            settings["ablations"] = [name for name in self.ablations if name in cls.ablation_labels]
+        sae = cls(self._train_x.shape[1], self._d_sae, **settings)
         config = TrainingConfig(n_steps=self.n_steps, batch_size=BATCH_SIZE, seed=self.seed)
         sae.trained_on = self._trained_on
         self.trainer = Trainer(sae, self._train_x, config)
-        for name in KNOBS:  # after the trainer is in place: a knob that moves meanwhile is not lost
+        for name in self.trainer.knobs:  # after the trainer is in place: a knob that moves meanwhile is not lost
             setattr(self.trainer, name, getattr(self, name))
         self._stop_at = self.n_steps
         self._rate_from = (0, time.monotonic())
@@ -412,13 +442,12 @@ class TrainingLab(Instrument, HasSAE):
             cost = time.monotonic() - now
             self._next_probe = time.monotonic() + max(PROBE_SECONDS, 20 * cost)  # at most a twentieth of the time
         probed = (report.test_accuracy, report.train_accuracy, report.n_active) if report else (math.nan,) * 3
-        row = {
-            **measured._asdict(),
-            **dict(zip(PROBE_COLUMNS, probed, strict=True)),
-            "sparsity": measured.l1_coefficient * measured.sparsity,
-            "auxiliary": measured.aux_coefficient * measured.auxiliary,
+        terms = {
+            term.name: measured.coefficients[term.coefficient.name] * measured.terms[term.name]
+            for term in self.sae.terms
         }
-        self._add_row(tuple(row[name] for name in COLUMNS))
+        row = {**measured.as_dict(), **dict(zip(PROBE_COLUMNS, probed, strict=True)), **terms}
+        self._add_row(tuple(row.get(name, math.nan) for name in self._columns))
         del self.trainer.records[:-MAX_RECORDS]
         with self.hold_sync():
             self.history = np.array(self._rows, dtype=np.float32).tobytes()
@@ -473,9 +502,12 @@ class TrainingLab(Instrument, HasSAE):
     def _on_knob(self, change: dict[str, Any]) -> None:
         # No lock around this: an observer in the loop's thread may turn a knob while another thread waits for the loop.
         name = change["name"]
+        if name not in self.trainer.knobs:
+            self.status = f"{self._knobs[name].label} is no knob of a {self.sae.label} SAE: nothing changes."
+            return
         setattr(self.trainer, name, change["new"])
         self._note_event(name, change["old"], change["new"])
-        if name == "gate_threshold" and not self._loop.running:
+        if name in {one.name for one in self.sae.live_settings} and not self._loop.running:
             with self._control, self._handling():
                 self._publish()  # the codes change at once, with no training
 
@@ -485,16 +517,26 @@ class TrainingLab(Instrument, HasSAE):
         if events and events[-1]["name"] == name and step - events[-1]["step"] < EVENT_STEPS:
             old = events.pop()["old"]  # one drag of the slider, one event
         if step and new != old:
-            label = f"{knob(name)['label']} {old:g} \N{RIGHTWARDS ARROW} {new:g}"
+            label = f"{self._knobs[name].label} {old:g} \N{RIGHTWARDS ARROW} {new:g}"
             events.append({"step": step, "label": label, "name": name, "old": old})
         self.events = events[-MAX_EVENTS:]
 
 
-def _charts(raw: ProbeReport | None) -> list[dict[str, Any]]:
-    terms = [
+def _one_of(name: str, value: str, allowed: Iterable[str]) -> str:
+    if value not in allowed:
+        raise traitlets.TraitError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+    return value
+
+
+def _ablations() -> dict[str, str]:
+    """Every ablation of an architecture to choose from, with its label."""
+    return {name: label for cls in trainable().values() for name, label in cls.ablation_labels.items()}
+
+
+def _charts(raw: ProbeReport | None, terms: Iterable[LossTerm]) -> list[dict[str, Any]]:
+    lines = [
         other_line("reconstruction", "reconstruction", "fvu"),
-        other_line("sparsity", "L1 term", "l0"),
-        other_line("auxiliary", "auxiliary term", "gamma"),
+        *(other_line(term.name, term.label, term.hue) for term in terms),
     ]
     charts = [chart("l0"), chart("gamma"), chart("fvu")]
     if raw is not None:
@@ -505,4 +547,4 @@ def _charts(raw: ProbeReport | None) -> list[dict[str, Any]]:
                 others=[other_line("probe_train_accuracy", "probe train accuracy", "probe")],
             )
         )
-    return [*charts, chart("n_dead"), chart("loss", others=terms)]
+    return [*charts, chart("n_dead"), chart("loss", others=lines)]
