@@ -92,7 +92,7 @@ class Snapshot:
         return int((self.densities.clamp(min=1e-9) / TYPICAL_DENSITY).log().abs().argmin())
 
     def varied_features(self, chosen: int, n: int) -> list[int]:
-        """``n`` of them, dense to rare: at equal steps along those that are on at all, sorted by density; ``chosen`` is among them."""
+        """Up to ``n`` features from dense to rare, at equal steps along the sorted densities, ``chosen`` among them."""
         order = self.densities.argsort(descending=True, stable=True)
         n_alive = max(int((self.densities > 0).sum()), 1)
         places = np.linspace(0, n_alive - 1, min(n - 1, n_alive)).round().astype(int)

@@ -524,7 +524,7 @@ def _config(n_steps: int, lr: float, *, sparsity_warmup_steps: int = 0) -> Train
     )
 
 
-def _run(sae: AnySAE, x: Tensor, config: TrainingConfig, **knobs: float) -> AnySAE:
+def _run(sae: AnySAE, x: Tensor, config: TrainingConfig, **knobs: Any) -> AnySAE:
     # Step by step: `run` would catch the kernel's interrupt, and make a bar for each of many short runs.
     for _ in Trainer(sae, x, config, **knobs):
         pass

@@ -368,8 +368,8 @@ class TrainingLab(Instrument, HasSAE):
     def history_frame(self) -> "pd.DataFrame":
         """What the charts show, as a pandas DataFrame; NaN where the probe was not measured.
 
-        ``loss`` is the sum of ``reconstruction`` and of the other terms of the architecture's loss, such as ``sparsity``
-        and ``auxiliary``, each with its coefficient. A term that it does not have is NaN.
+        ``loss`` is the sum of ``reconstruction`` and of the other terms of the architecture's loss, such as
+        ``sparsity`` and ``auxiliary``, each with its coefficient. A term that it does not have is NaN.
         """
         import pandas as pd
 
