@@ -2,8 +2,9 @@
 
 import ipaddress
 import os
+import runpy
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,19 @@ def model() -> Any:
 @pytest.fixture(scope="session")
 def store(model: Any) -> ActivationStore:
     return saelab.harvest(model, HOOK, saelab.load_text()[:60], n_tokens=4096, progress=False)
+
+
+@pytest.fixture
+def winners() -> Iterator[Any]:
+    """The class of an architecture of a user's own (`own_architecture.py`), registered for one test."""
+    defined = runpy.run_path(str(Path(__file__).parent / "own_architecture.py"))
+    yield defined["WinnersSAE"]
+    del saelab.ARCHITECTURES["winners"]
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)

@@ -151,6 +151,8 @@ class SparseAutoencoder(nn.Module, ABC):
     """Whether it can be trained from random weights."""
     revives_dead_features: ClassVar[bool] = False
     """Whether its loss trains dead features itself, so that a trainer does not resample them by default."""
+    shares_a_batch: ClassVar[bool] = True
+    """Whether several processes can each take rows of a batch: false where codes depend on the batch's other rows."""
     ablation_labels: ClassVar[Mapping[str, str]] = {}
     """What its constructor's ``ablations`` may list, and what widgets call each."""
     frozen_parameters: ClassVar[tuple[str, ...]] = ()

@@ -98,6 +98,8 @@ class Trainer:
         self.sae = sae
         self._coefficients = {term.coefficient.name: term.coefficient.default for term in sae.terms}
         self._together = Together(accelerator)
+        if self._together.share.n_processes > 1 and not sae.shares_a_batch:
+            raise InputError(f"a {sae.label} SAE chooses among all rows of a batch; train it in a single process")
         self._together.take_from_main(sae)
         if isinstance(activations, ActivationStore):
             sae.trained_on = activations.trained_on

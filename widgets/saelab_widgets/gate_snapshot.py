@@ -11,7 +11,7 @@ from saelab.sae.sparse import Pattern
 from saelab.sae.thresholds import Gates
 
 TYPICAL_DENSITY = 0.03
-"""About the density of the feature that is shown first: on often enough for a histogram, rarely enough to be a feature."""
+"""Density of the feature that is shown first, roughly: on often enough for a histogram, and still sparse."""
 
 
 class Snapshot:
