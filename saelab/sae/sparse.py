@@ -168,11 +168,12 @@ def choose_entries(
         xc = x - b_dec
         u = xc @ W_enc
         flat = choose(u)
-        if len(flat) <= dense_above(xc, W_enc) * u.numel():
-            values = u.take(flat).to(W_enc.dtype)
-            return ActiveEntries(x, b_dec, W_enc, xc, values, Pattern.at(flat, *u.shape)), None
-        kept = torch.zeros_like(u, dtype=torch.bool)
-        kept.view(-1)[flat] = True
+        is_sparse = len(flat) <= dense_above(xc, W_enc) * u.numel()
+        values = u.take(flat).to(W_enc.dtype)
+    if is_sparse:
+        return ActiveEntries(x, b_dec, W_enc, xc, values, Pattern.at(flat, *u.shape)), None
+    kept = torch.zeros_like(u, dtype=torch.bool)
+    kept.view(-1)[flat] = True
     return DenseEntries(_Project.apply(x, b_dec, W_enc, xc, u, None), x - b_dec), kept
 
 
