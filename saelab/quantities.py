@@ -155,6 +155,7 @@ _DESCRIBED = (
     Quantity("train_high", "Train accuracy, high", "upper end of its 95 % interval"),
     Quantity("n_active", "Features on at all", "on for at least one of the texts", "features", scale="log", digits=0,
              domain=(1.0, None), colour=BLUE),
+    Quantity("n_dimensions", "Dimensions", "dimensions that the probe reads", digits=0),
     Quantity("effective_dimension", "Effective dimension", "participation ratio of what the probe was fitted to",
              digits=1),
     Quantity("C", "C", "inverse strength of the probe's regularisation", digits=None),

@@ -25,7 +25,7 @@ from saelab_widgets.background import BackgroundLoop, one_thread_on_small_machin
 from saelab_widgets.instrument import STATIC, Instrument
 from saelab_widgets.materials import DEFAULT_HOOK, HELD_OUT, activations_at, snippets_at
 from saelab_widgets.pictures import line_charts_png
-from saelab_widgets.quantities import ARCHITECTURE_LABELS, chart, knob, other_line
+from saelab_widgets.quantities import architecture_label, chart, knob, other_line
 from saelab_widgets.sources import HasSAE
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ class TrainingLab(Instrument, HasSAE):
             lr=lr,
             n_steps=n_steps,
             options={
-                "architecture": [{"value": name, "label": ARCHITECTURE_LABELS[name]} for name in TRAINABLE],
+                "architecture": [{"value": name, "label": architecture_label(name)} for name in TRAINABLE],
                 "preset": [{"value": "paper", "label": "paper"}, {"value": "norm_weighted", "label": "norm-weighted"}],
                 "ablations": [{"value": name, "label": label} for name, label in _ABLATION_LABELS.items()],
             },
@@ -355,7 +355,7 @@ class TrainingLab(Instrument, HasSAE):
     def _settings_line(self) -> str:
         auxiliary = f"auxiliary {self.aux_coefficient:g}, " if self.architecture == "gated" else ""
         return (
-            f"{ARCHITECTURE_LABELS[self.architecture]} SAE after {self.step:,} steps: L1 {self.l1_coefficient:g}, "
+            f"{architecture_label(self.architecture)} SAE after {self.step:,} steps: L1 {self.l1_coefficient:g}, "
             f"{auxiliary}gate threshold {self.gate_threshold:g}"
         )
 
@@ -504,4 +504,6 @@ def _charts(raw: ProbeReport | None) -> list[dict[str, Any]]:
                 others=[other_line("probe_train_accuracy", "probe train accuracy", "probe")],
             )
         )
-    return [*charts, chart("n_dead"), chart("loss", others=terms)]
+    n_dead = chart("n_dead", help="On for no input of the last 100 steps.")
+    of_loss = "Summed over the width, mean over tokens, on held-out activations; its terms:"
+    return [*charts, n_dead, chart("loss", help=of_loss, others=terms)]
