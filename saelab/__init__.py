@@ -5,8 +5,8 @@ from types import ModuleType as _ModuleType
 # The architectures, one line each: importing a class registers it. Menus and legends follow this order.
 # isort: off
 from saelab.sae.standard import StandardSAE as StandardSAE
-from saelab.sae.gated import GatedSAE as GatedSAE
 from saelab.sae.rescale_shift import RescaleShiftSAE as RescaleShiftSAE
+from saelab.sae.gated import GatedSAE as GatedSAE
 from saelab.sae.jumprelu import JumpReLUSAE as JumpReLUSAE
 # isort: on
 

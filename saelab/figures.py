@@ -28,6 +28,10 @@ except ModuleNotFoundError as error:
         raise  # it is there, but broken: its own message says more
     raise ImportError('figures need matplotlib: pip install "saelab[widgets]"') from error
 
+from saelab.quantities import BLUE, GOLD, GREEN, PURPLE, VERMILLION, Colour, quantity_of
+from saelab.sae.base import ARCHITECTURES, in_order, label_of
+from saelab.sae.declarations import Look
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -38,83 +42,42 @@ SCREEN_DPI = 100
 SAVED_DPI = 160
 
 
-class _Look(NamedTuple):
+class _Page(NamedTuple):
     """What lies behind and beside the lines."""
 
-    page: str
+    paper: str
     ink: str
     grid: str
 
 
-class _Mark(NamedTuple):
-    """How a line is told from the others: in colour, and without."""
-
-    light: str
-    """Its colour on a light page."""
-    dark: str
-    marker: str
-    style: Any
-    """Matplotlib's line style."""
-
-    def color(self, theme: Theme) -> str:
-        return self.light if theme == "light" else self.dark
+_PAGES = {"light": _Page("#ffffff", "#222222", "#e4e4e4"), "dark": _Page("#111111", "#e8e8e8", "#343434")}
+_DASHES, _DOTS = (4, 1.5), (1, 1.5)
 
 
-class _Quantity(NamedTuple):
-    label: str
-    reference: float | None = None
-    """Where a line across the figure means something."""
+def _look(colour: Colour, marker: str, dash: tuple[float, ...] = ()) -> Look:
+    return Look(colour.light, colour.dark, marker, dash)
 
 
-_LOOKS = {"light": _Look("#ffffff", "#222222", "#e4e4e4"), "dark": _Look("#111111", "#e8e8e8", "#343434")}
-# The widgets give blue, vermillion, green and purple to L0, gamma, FVU and the probe: architectures take what is left
-# of the palette. Yellow is left out, which does not show on white.
-_INK = (_LOOKS["light"].ink, _LOOKS["dark"].ink)
-_ORANGE, _SKY = ("#E69F00", "#E69F00"), ("#56B4E9", "#56B4E9")
-_BLUE, _VERMILLION = ("#0072B2", "#56B4E9"), ("#D55E00", "#F0803C")
-_GREEN, _PURPLE = ("#009E73", "#2DBD92"), ("#CC79A7", "#D98DB6")
-_DASHED, _DOTTED = (0, (4, 1.5)), (0, (1, 1.5))
-
-_ARCHITECTURES = {
-    "standard": _Mark(*_ORANGE, "s", "-"),
-    "rescale_shift": _Mark(*_SKY, "^", _DASHED),
-    "gated": _Mark(*_INK, "o", "-"),
-    "jumprelu": _Mark(*_GREEN, "D", _DASHED),
-}
-_ARCHITECTURE_LABELS = {"rescale_shift": "rescale and shift", "jumprelu": "JumpReLU"}
+_INK = Colour("ink", *[_PAGES["light"].ink, _PAGES["dark"].ink] * 2)
+_PLAIN = _look(BLUE, "o")
+"""For a line that is the only one."""
 _OTHERS = (
-    _Mark(*_BLUE, "o", "-"),
-    _Mark(*_ORANGE, "s", "-"),
-    _Mark(*_GREEN, "^", _DASHED),
-    _Mark(*_PURPLE, "D", "-"),
-    _Mark(*_VERMILLION, "v", _DASHED),
-    _Mark(*_INK, "P", _DOTTED),
+    _PLAIN,
+    _look(GOLD, "s"),
+    _look(GREEN, "^", _DASHES),
+    _look(PURPLE, "D"),
+    _look(VERMILLION, "v", _DASHES),
+    _look(_INK, "P", _DOTS),
 )
 """For lines that are no architectures, in order and then again."""
-_QUANTITIES = {
-    "l0": _Quantity("L0: features on per token"),
-    "l1": _Quantity("L1: sum of codes per token"),
-    "loss_recovered": _Quantity("loss recovered, as a share\n(1: the model loses nothing)", 1),
-    "score_zero": _Quantity("loss recovered, as a share\n(1: the model loses nothing; 0: zeros)", 1),
-    "score_mean": _Quantity("loss recovered, as a share\n(1: the model loses nothing; 0: the mean)", 1),
-    "gamma": _Quantity("relative reconstruction bias \N{GREEK SMALL LETTER GAMMA}\n(1: none; below: shrinkage)", 1),
-    "norm_ratio": _Quantity("norm of reconstruction / norm of input"),
-    "fvu": _Quantity("fraction of variance unexplained"),
-    "cosine_similarity": _Quantity("cosine of input and reconstruction"),
-    "n_dead": _Quantity("dead features"),
-    "spliced": _Quantity("cross-entropy with the SAE spliced in\n(nats per token)"),
-    "l1_coefficient": _Quantity("L1 coefficient"),
-    "d_sae": _Quantity("features of the SAE"),
-    "seconds": _Quantity("seconds of training"),
-}
 _SETTINGS = ("architecture", "preset", "ablations", "d_sae")
 """Columns of `saelab.sweep` that say which SAE it is; a line through several of one compares nothing."""
 
 _RAW, _PCA_OF = "activations", "PCA, k of "  # as `saelab.compare_representations` names them
 _REPRESENTATIONS = {
-    "codes": (_Mark(*_PURPLE, "o", "-"), -0.15),
-    "activations": (_Mark(*_INK, "s", _DASHED), 0.0),
-    "PCA to as many dimensions": (_Mark(*_BLUE, "^", "-"), 0.15),
+    "codes": (_look(PURPLE, "o"), -0.15),
+    "activations": (_look(_INK, "s", _DASHES), 0.0),
+    "PCA to as many dimensions": (_look(BLUE, "^"), 0.15),
 }
 """With the place of each beside its layer's tick, so that bars do not hide one another."""
 _PROBE_NUMBERS = ("test_accuracy", "test_low", "test_high", "train_accuracy", "n_active", "l0")
@@ -228,7 +191,7 @@ def pareto(
     >>> table["loss_recovered"] = [loss_recovered(model, hook, load(path), text).score_zero for path in table.path]
     >>> save_figure(pareto(table, y=["loss_recovered", "gamma"]), "trade-off")
     """
-    look = _look(theme)
+    page = _page(theme)
     ys = [y] if isinstance(y, str) else list(y)
     if not ys:
         raise InputError("y names no column; give one or more")
@@ -241,16 +204,16 @@ def pareto(
     elif log_x and len(drawable) and drawable.min() <= 0:
         raise InputError(f"{x} holds {drawable.min():g}, which has no logarithm; leave it out, or take log_x=False")
     figure = SAEFigure(
-        figsize=size or (max(5.5, 4.5 * len(ys)), 3.8), dpi=SCREEN_DPI, facecolor=look.page, layout="constrained"
+        figsize=size or (max(5.5, 4.5 * len(ys)), 3.8), dpi=SCREEN_DPI, facecolor=page.paper, layout="constrained"
     )
     for ax, name in zip(figure.subplots(1, len(ys), squeeze=False)[0], ys, strict=True):
         up = _numbers(table, name)
         if not (np.isfinite(along) & np.isfinite(up)).any():
             raise InputError(f"no row has a finite number both in {x} and in {name}, so there is nothing to draw")
-        quantity = _quantity(name)
-        _style(ax, look, _quantity(x).label, quantity.label)
+        quantity = quantity_of(name)
+        _style(ax, page, quantity_of(x).axis_label, quantity.axis_label)
         if quantity.reference is not None:
-            ax.axhline(quantity.reference, color=look.ink, linewidth=0.9, linestyle=(0, (6, 4)), zorder=1)
+            ax.axhline(quantity.reference.value, color=page.ink, linewidth=0.9, linestyle=(0, (6, 4)), zorder=1)
         for value, mark in marks.items():
             rows = np.flatnonzero((table[by] == value).to_numpy() & np.isfinite(along))
             rows = rows[np.argsort(along[rows], kind="stable")]
@@ -258,7 +221,7 @@ def pareto(
         if log_x:
             _log_axis(ax)
     handles = [Line2D([], [], label=_label(value, by), **_line(mark, theme)) for value, mark in marks.items()]
-    _heading(figure, look, title, handles)
+    _heading(figure, page, title, handles)
     return figure
 
 
@@ -303,19 +266,19 @@ def lines(
     --------
     >>> lines(trainer.history_frame(), "step", ["l0", "fvu"], log_y=True)
     """
-    look = _look(theme)
+    page = _page(theme)
     ys = [y] if isinstance(y, str) else list(y)
     if not ys:
         raise InputError("y names no column; give one or more")
     _check_table(table, [x, *ys, *([by] if by else [])], "saelab.Trainer.history_frame")
-    marks = _marks(table, by) if by else {None: _Mark(*_BLUE, "o", "-")}
+    marks = _marks(table, by) if by else {None: _PLAIN}
     along = _numbers(table, x)
     figure = SAEFigure(
-        figsize=size or (max(5.5, 4.5 * len(ys)), 3.4), dpi=SCREEN_DPI, facecolor=look.page, layout="constrained"
+        figsize=size or (max(5.5, 4.5 * len(ys)), 3.4), dpi=SCREEN_DPI, facecolor=page.paper, layout="constrained"
     )
 
-    def bare(mark: _Mark) -> dict[str, Any]:
-        return _line(mark, theme) | {"marker": "", "linewidth": 1.5}
+    def bare(mark: Look) -> dict[str, Any]:
+        return _line(mark, theme) | {"marker": "", "linewidth": min(1.5, mark.width)}
 
     for ax, name in zip(figure.subplots(1, len(ys), squeeze=False)[0], ys, strict=True):
         up = _numbers(table, name)
@@ -324,11 +287,11 @@ def lines(
             drawn &= (column > 0) | (not is_log)
         if not drawn.any():
             raise InputError(f"no row has a number to draw both in {x} and in {name}")
-        quantity = _quantity(name)
-        named = {x: _quantity(x).label, name: quantity.label} | dict(labels or {})
-        _style(ax, look, named[x], named[name])
+        quantity = quantity_of(name)
+        named = {x: quantity_of(x).axis_label, name: quantity.axis_label} | dict(labels or {})
+        _style(ax, page, named[x], named[name])
         if quantity.reference is not None:
-            ax.axhline(quantity.reference, color=look.ink, linewidth=0.9, linestyle=(0, (6, 4)), zorder=1)
+            ax.axhline(quantity.reference.value, color=page.ink, linewidth=0.9, linestyle=(0, (6, 4)), zorder=1)
         for value, mark in marks.items():
             rows = np.flatnonzero(drawn & ((table[by] == value).to_numpy() if by else True))
             ax.plot(along[rows], up[rows], **bare(mark))
@@ -337,7 +300,7 @@ def lines(
         if log_x:
             _log_axis(ax)
     handles = [Line2D([], [], label=_label(value, by), **bare(mark)) for value, mark in marks.items()] if by else []
-    _heading(figure, look, title, handles)
+    _heading(figure, page, title, handles)
     return figure
 
 
@@ -375,35 +338,35 @@ def scatter(
     TypeError, ValueError
         Like `lines`.
     """
-    look = _look(theme)
+    page = _page(theme)
     ys = [y] if isinstance(y, str) else list(y)
     if not ys:
         raise InputError("y names no column; give one or more")
     _check_table(table, [x, *ys, *([by] if by else [])], "saelab")
-    marks = _marks(table, by) if by else {None: _Mark(*_BLUE, "o", "-")}
+    marks = _marks(table, by) if by else {None: _PLAIN}
     along = _numbers(table, x)
     figure = SAEFigure(
-        figsize=size or (max(5.0, 4.5 * len(ys)), 4.0), dpi=SCREEN_DPI, facecolor=look.page, layout="constrained"
+        figsize=size or (max(5.0, 4.5 * len(ys)), 4.0), dpi=SCREEN_DPI, facecolor=page.paper, layout="constrained"
     )
 
-    def dots(mark: _Mark) -> dict[str, Any]:
-        return {"color": mark.color(theme), "marker": mark.marker, "markersize": 3.5, "linestyle": "", "alpha": 0.6}
+    def dots(mark: Look) -> dict[str, Any]:
+        return {"color": getattr(mark, theme), "marker": mark.marker, "markersize": 3.5, "linestyle": "", "alpha": 0.6}
 
     for ax, name in zip(figure.subplots(1, len(ys), squeeze=False)[0], ys, strict=True):
         up = _numbers(table, name)
         drawn = np.isfinite(along) & np.isfinite(up)
         if not drawn.any():
             raise InputError(f"no row has a finite number both in {x} and in {name}, so there is nothing to draw")
-        named = {x: _quantity(x).label, name: _quantity(name).label} | dict(labels or {})
-        _style(ax, look, named[x], named[name])
+        named = {x: quantity_of(x).axis_label, name: quantity_of(name).axis_label} | dict(labels or {})
+        _style(ax, page, named[x], named[name])
         for value, mark in marks.items():
             rows = np.flatnonzero(drawn & ((table[by] == value).to_numpy() if by else True))
             ax.plot(along[rows], up[rows], **dots(mark))
         if identity:
             ends = [min(along[drawn].min(), up[drawn].min()), max(along[drawn].max(), up[drawn].max())]
-            ax.plot(ends, ends, color=look.ink, linewidth=0.9, linestyle=(0, (6, 4)), zorder=1)
+            ax.plot(ends, ends, color=page.ink, linewidth=0.9, linestyle=(0, (6, 4)), zorder=1)
     handles = [Line2D([], [], label=_label(value, by), **dots(mark)) for value, mark in marks.items()] if by else []
-    _heading(figure, look, title, handles)
+    _heading(figure, page, title, handles)
     return figure
 
 
@@ -439,7 +402,7 @@ def probe_by_layer(
         What is no DataFrame; a table that is empty, lacks a column (with those it has), holds text for a number, has
         nothing to draw, or several rows for one point; an unknown theme.
     """
-    look = _look(theme)
+    page = _page(theme)
     _check_table(table, ["layer", "representation", "test_accuracy"], "saelab.compare_representations")
     table = table.assign(**{name: _numbers(table, name) for name in _PROBE_NUMBERS if name in table})
     if not np.isfinite(table["test_accuracy"]).any():
@@ -456,13 +419,13 @@ def probe_by_layer(
     figure = SAEFigure(
         figsize=size or (max(5.5, 3.0 * len(saes)), 1.4 + 2.4 * len(parts)),
         dpi=SCREEN_DPI,
-        facecolor=look.page,
+        facecolor=page.paper,
         layout="constrained",
     )
     panels = figure.subplots(len(parts), len(saes), sharex="col", sharey=True, squeeze=False)
     for row, part in zip(panels, parts, strict=True):
         for ax, sae in zip(row, saes, strict=True):
-            _style(ax, look, "", _HELD_OUT.get(part, f"accuracy on test texts\n({part})") if ax is row[0] else "")
+            _style(ax, page, "", _HELD_OUT.get(part, f"accuracy on test texts\n({part})") if ax is row[0] else "")
             ax.grid(visible=False, axis="x")
             ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
             for name, (mark, shift) in zip((sae, _RAW, _PCA_OF + sae), _REPRESENTATIONS.values(), strict=True):
@@ -470,27 +433,27 @@ def probe_by_layer(
                 # A layer without a row becomes one of NaN, and so a gap.
                 _draw_accuracies(ax, rows.set_index("layer").reindex(layers), mark, shift, theme, train)
     for column, sae in zip(panels.T, saes, strict=True):
-        column[0].set_title(sae, color=look.ink, fontsize=10)
+        column[0].set_title(sae, color=page.ink, fontsize=10)
         codes = table[(table["representation"] == sae) & (table["held_out"] == parts[0])]
         codes = codes.set_index("layer").reindex(layers)
         column[-1].set_xticks(range(len(layers)), [_tick(layer, row) for layer, row in codes.iterrows()])
         column[-1].set_xlim(-0.5, len(layers) - 0.5)
-        column[-1].set_xlabel("layer, L0, features on for any text", color=look.ink, fontsize=10)
+        column[-1].set_xlabel("layer, L0, features on for any text", color=page.ink, fontsize=10)
     handles = [Line2D([], [], label=label, **_line(mark, theme)) for label, (mark, _) in _REPRESENTATIONS.items()]
     if train and "train_accuracy" in table:
         ink = _line(_REPRESENTATIONS[_RAW][0], theme) | {"marker": "o"}
-        handles.append(Line2D([], [], label="dotted: training texts", **_hollow(ink, look)))
-    _heading(figure, look, title, handles)
+        handles.append(Line2D([], [], label="dotted: training texts", **_hollow(ink, page)))
+    _heading(figure, page, title, handles)
     return figure
 
 
-def _draw_accuracies(ax: Axes, rows: "pd.DataFrame", mark: _Mark, shift: float, theme: Theme, train: bool) -> None:
+def _draw_accuracies(ax: Axes, rows: "pd.DataFrame", mark: Look, shift: float, theme: Theme, train: bool) -> None:
     """One representation in one panel; ``rows`` has one for each layer, from left to right."""
     place = np.arange(len(rows)) + shift
     line = _line(mark, theme)
     test = rows["test_accuracy"].to_numpy()
     if train and "train_accuracy" in rows:
-        ax.plot(place, rows["train_accuracy"], **_hollow(line, _LOOKS[theme]))
+        ax.plot(place, rows["train_accuracy"], **_hollow(line, _PAGES[theme]))
     if "test_low" in rows and "test_high" in rows:
         ax.vlines(place, rows["test_low"], rows["test_high"], color=line["color"], linewidth=1.4)
     ax.plot(place, test, **line)
@@ -506,35 +469,35 @@ def _tick(layer: Any, codes: "pd.Series[Any]") -> str:
     return "\n".join(lines)
 
 
-def _line(mark: _Mark, theme: Theme) -> dict[str, Any]:
+def _line(mark: Look, theme: Theme) -> dict[str, Any]:
     """Matplotlib's arguments for a line. Markers have an outline, so that a pale colour stands out too."""
     return {
-        "color": mark.color(theme),
-        "linestyle": mark.style,
-        "linewidth": 1.8,
+        "color": getattr(mark, theme),
+        "linestyle": _style_of(mark.dash),
+        "linewidth": mark.width,
         "marker": mark.marker,
         "markersize": 6.5,
-        "markeredgecolor": _LOOKS[theme].ink,
+        "markeredgecolor": _PAGES[theme].ink,
         "markeredgewidth": 0.7,
     }
 
 
-def _hollow(line: dict[str, Any], look: _Look) -> dict[str, Any]:
+def _hollow(line: dict[str, Any], page: _Page) -> dict[str, Any]:
     """The same line, thinner and dotted, with hollow markers."""
-    markers = {"markerfacecolor": look.page, "markeredgecolor": line["color"], "markersize": 4.5}
-    return {**line, **markers, "linestyle": _DOTTED, "linewidth": 1.2}
+    markers = {"markerfacecolor": page.paper, "markeredgecolor": line["color"], "markersize": 4.5}
+    return {**line, **markers, "linestyle": _style_of(_DOTS), "linewidth": 1.2}
 
 
-def _style(ax: Axes, look: _Look, x_label: str, y_label: str) -> None:
+def _style(ax: Axes, page: _Page, x_label: str, y_label: str) -> None:
     """Everything that a theme decides, said outright: ticks made later would take the settings of that moment."""
-    ax.set_facecolor(look.page)
+    ax.set_facecolor(page.paper)
     ax.set_axisbelow(True)
-    ax.grid(visible=True, color=look.grid, linewidth=0.7, linestyle="-", alpha=1)
-    ax.tick_params(which="both", color=look.ink, labelcolor=look.ink, labelsize=9)
+    ax.grid(visible=True, color=page.grid, linewidth=0.7, linestyle="-", alpha=1)
+    ax.tick_params(which="both", color=page.ink, labelcolor=page.ink, labelsize=9)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.spines[["left", "bottom"]].set_color(look.ink)
-    ax.set_xlabel(x_label, color=look.ink, fontsize=10)
-    ax.set_ylabel(y_label, color=look.ink, fontsize=10)
+    ax.spines[["left", "bottom"]].set_color(page.ink)
+    ax.set_xlabel(x_label, color=page.ink, fontsize=10)
+    ax.set_ylabel(y_label, color=page.ink, fontsize=10)
 
 
 def _log_axis(ax: Axes) -> None:
@@ -545,10 +508,10 @@ def _log_axis(ax: Axes) -> None:
     ax.xaxis.set_minor_locator(NullLocator())
 
 
-def _heading(figure: Figure, look: _Look, title: str | None, handles: Sequence[Line2D]) -> None:
+def _heading(figure: Figure, page: _Page, title: str | None, handles: Sequence[Line2D]) -> None:
     """One legend above all panels. The title is the legend's: a figure's own would lie on top of it."""
     if not handles:
-        figure.suptitle(title or "", color=look.ink, fontsize=11)
+        figure.suptitle(title or "", color=page.ink, fontsize=11)
         return
     inches = [0.75 + 0.07 * len(str(handle.get_label())) for handle in handles]  # roughly
     a_row = len(handles) if sum(inches) <= figure.get_figwidth() else max(1, int(figure.get_figwidth() / max(inches)))
@@ -559,25 +522,26 @@ def _heading(figure: Figure, look: _Look, title: str | None, handles: Sequence[L
         ncols=math.ceil(len(handles) / n_rows),  # no row with a single entry below full ones
         frameon=False,
         fontsize=9.5,
-        labelcolor=look.ink,
+        labelcolor=page.ink,
         handlelength=3,
         title=title,
         title_fontsize=11,
     )
-    legend.get_title().set_color(look.ink)
+    legend.get_title().set_color(page.ink)
 
 
-def _look(theme: Theme) -> _Look:
-    if theme not in _LOOKS:
-        raise InputError(f"theme must be one of {', '.join(_LOOKS)}, not {theme!r}")
-    return _LOOKS[theme]
+def _page(theme: Theme) -> _Page:
+    if theme not in _PAGES:
+        raise InputError(f"theme must be one of {', '.join(_PAGES)}, not {theme!r}")
+    return _PAGES[theme]
 
 
-def _quantity(column: str) -> _Quantity:
-    return _QUANTITIES.get(column, _Quantity(column.replace("_", " ")))
+def _style_of(dash: tuple[float, ...]) -> Any:
+    """Matplotlib's line style."""
+    return (0, dash) if dash else "-"
 
 
-def _marks(table: "pd.DataFrame", by: str) -> dict[Any, _Mark]:
+def _marks(table: "pd.DataFrame", by: str) -> dict[Any, Look]:
     """How each value of ``by`` is drawn, in the order of the legend."""
     values = list(dict.fromkeys(table[by]))
     if table[by].isna().any():
@@ -590,14 +554,14 @@ def _marks(table: "pd.DataFrame", by: str) -> dict[Any, _Mark]:
                     f"the line of {by} {value!r} would run through several {setting}: {', '.join(map(repr, several))}; "
                     f"choose with table[table[{setting!r}] == ...], or draw by={setting!r}"
                 )
-    known = {value: mark for value, mark in _ARCHITECTURES.items() if value in values}
-    others = [value for value in values if value not in known]
-    return known | {value: _OTHERS[index % len(_OTHERS)] for index, value in enumerate(others)}
+    marks: dict[Any, Look] = {value: ARCHITECTURES[value].look for value in in_order(values) if value in ARCHITECTURES}
+    others = [value for value in values if value not in marks]
+    return marks | {value: _OTHERS[index % len(_OTHERS)] for index, value in enumerate(others)}
 
 
 def _label(value: object, by: str) -> str:
     if by == "architecture":
-        return _ARCHITECTURE_LABELS.get(str(value), str(value))
+        return label_of(str(value))
     return f"{by.replace('_', ' ')}: {value if value != '' else 'none'}"
 
 

@@ -7,7 +7,7 @@ Throughout, x is an input, r its reconstruction, and E the mean over all inputs 
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple, get_args
 
@@ -18,6 +18,7 @@ from saelab.data.activations import ActivationStore
 from saelab.data.batches import Activations
 from saelab.data.shards import StoredRows
 from saelab.errors import InputError
+from saelab.quantities import QUANTITIES, as_line, as_table, fvu, gamma, gamma_v1, norm_ratio, projection
 from saelab.sae.base import SparseAutoencoder, check_activations
 
 BiasFormula = Literal["corrected", "v1", "projection", "norm_ratio"]
@@ -118,25 +119,20 @@ class _Reconstruction(_Pooled):
     def _fvu(self) -> float:
         if not self._n:
             return math.nan
-        xx = self._mean("xx")
-        variance = xx - float((self._sums["x"] / self._n).square().sum())
-        # Below that share of E||x||^2 a difference of float64 sums is rounding: the inputs are all the same.
-        return self._mean("error") / variance if variance > 1e-13 * xx else math.nan
+        mean = self._sums["x"] / self._n
+        return fvu(self._mean("error"), self._mean("xx"), float(mean.square().sum()))
 
     def _cosine_similarity(self) -> float:
         return self._mean("cosine")
 
     def _bias(self, formula: BiasFormula) -> float:
         xx, rr, xr, x_norm, r_norm = (self._mean(name) for name in ("xx", "rr", "xr", "x_norm", "r_norm"))
-        if formula == "v1":
-            squared = _ratio(rr, 2 * xr - rr)  # E||x||^2 - E||x - r||^2, with less rounding
-            return math.nan if squared < 0 else math.sqrt(squared)
-        numerators = {"corrected": (rr, xr), "projection": (xr, xx), "norm_ratio": (r_norm, x_norm)}
-        return _ratio(*numerators[formula])
-
-
-def _ratio(numerator: float, denominator: float) -> float:
-    return numerator / denominator if denominator else math.nan
+        return {
+            "corrected": gamma(rr, xr),
+            "v1": gamma_v1(rr, xr),
+            "projection": projection(xr, xx),
+            "norm_ratio": norm_ratio(r_norm, x_norm),
+        }[formula]
 
 
 class FVU(_Reconstruction):
@@ -208,7 +204,10 @@ def relative_reconstruction_bias(x: Tensor, reconstruction: Tensor, formula: Bia
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SAEMetrics:
-    """What `evaluate` returns. Printed, it is a table; `as_dict` is a row of a DataFrame."""
+    """What `evaluate` returns. Printed, it is a table; `as_dict` is a row of a DataFrame.
+
+    Each number's meaning, label and colour stand in `saelab.quantities`, and it is computed in `_Streamed`.
+    """
 
     l0: float
     """Mean number of features on per input."""
@@ -234,30 +233,40 @@ class SAEMetrics:
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "density"}
 
     def __str__(self) -> str:
-        meanings = {
-            "l0": "features on per input",
-            "l1": "sum of codes per input",
-            "fvu": "fraction of variance unexplained: 0 is perfect, 1 no better than the mean",
-            "cosine_similarity": "do input and reconstruction point the same way? 1 is yes",
-            "gamma": "relative reconstruction bias: below 1 is shrinkage, 1 unbiased",
-            "norm_ratio": "length of reconstructions over length of inputs; not a measure of shrinkage",
-            "n_dead": f"of {len(self.density):,} features, on for none of these inputs",
-            "n_inputs": "activations measured",
-        }
-        return table({name: _short(value) for name, value in self.as_dict().items()}, meanings)
+        n_dead = f"of {len(self.density):,} features, {QUANTITIES['n_dead'].meaning}"
+        return as_table(self.as_dict(), ".4g", {"n_dead": n_dead})
 
     def __repr__(self) -> str:
-        return f"SAEMetrics({', '.join(f'{name}={_short(value)}' for name, value in self.as_dict().items())})"
+        return f"{type(self).__name__}({as_line(self.as_dict(), '.4g')})"
 
 
-def table(values: Mapping[str, str], meanings: Mapping[str, str]) -> str:
-    """Lines of name, value and meaning, in columns."""
-    wide, long = (max(map(len, column)) for column in (values, values.values()))
-    return "\n".join(f"{name:<{wide}}  {value:>{long}}  {meanings[name]}" for name, value in values.items())
+class _Streamed:
+    """What `evaluate` sums up over batches. A new metric is added here and as a field of `SAEMetrics`."""
 
+    def __init__(self) -> None:
+        self.n_inputs = 0
+        self.l1, self.density, self.reconstruction = L1(), FeatureDensity(), _Reconstruction()
 
-def _short(value: float | int) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.4g}"
+    def add_batch(self, x: Tensor, codes: Tensor, reconstruction: Tensor) -> None:
+        """Take in inputs and reconstruction, ``(batch, d_in)``, and codes, ``(batch, d_sae)``."""
+        self.n_inputs += len(x)
+        self.l1.add_batch(codes)
+        self.density.add_batch(codes)
+        self.reconstruction.add_batch(x, reconstruction)
+
+    def compute(self) -> SAEMetrics:
+        density = self.density.compute().cpu()
+        return SAEMetrics(
+            l0=float(density.sum()),
+            l1=self.l1.compute(),
+            fvu=self.reconstruction._fvu(),
+            cosine_similarity=self.reconstruction._cosine_similarity(),
+            gamma=self.reconstruction._bias("corrected"),
+            norm_ratio=self.reconstruction._bias("norm_ratio"),
+            n_dead=self.density.n_dead(),
+            n_inputs=self.n_inputs,
+            density=density,
+        )
 
 
 def _batches(chunks: Iterable[Tensor], d_in: int, batch_size: int) -> Iterator[Tensor]:
@@ -314,31 +323,16 @@ def evaluate(
     else:
         chunks = rows
     total = math.prod(rows.shape) // sae.d_in if isinstance(rows, Tensor | StoredRows) else None
-    l1, density, reconstructions = L1(), FeatureDensity(), _Reconstruction()
-    n_inputs = 0
+    streamed = _Streamed()
     with tqdm(total=total, desc="evaluating", unit="input", leave=False, disable=not progress) as bar:
         for batch in _batches(chunks, sae.d_in, batch_size):
             x = batch.to(device=sae.W_enc.device, dtype=sae.W_enc.dtype)
             codes = sae.encode(x)
-            density.add_batch(codes)
-            l1.add_batch(codes)
-            reconstructions.add_batch(x, sae.decode(codes))
-            n_inputs += len(x)
+            streamed.add_batch(x, codes, sae.decode(codes))
             bar.update(len(x))
-    if not n_inputs:
+    if not streamed.n_inputs:
         raise InputError("activations are empty: an iterable without a batch; a generator can be read only once")
-    share_on = density.compute().cpu()
-    return SAEMetrics(
-        l0=float(share_on.sum()),
-        l1=l1.compute(),
-        fvu=reconstructions._fvu(),
-        cosine_similarity=reconstructions._cosine_similarity(),
-        gamma=reconstructions._bias("corrected"),
-        norm_ratio=reconstructions._bias("norm_ratio"),
-        n_dead=density.n_dead(),
-        n_inputs=n_inputs,
-        density=share_on,
-    )
+    return streamed.compute()
 
 
 class DictionaryMatch(NamedTuple):

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from saelab.data.hooks import check_at_hook, check_hook, check_texts, context_length, hook_batches, is_special
 from saelab.errors import InputError, InputTypeError
-from saelab.evaluation.metrics import table
+from saelab.quantities import as_line, as_table
 from saelab.sae.base import SparseAutoencoder
 
 if TYPE_CHECKING:
@@ -217,23 +217,10 @@ class LossRecovered:
         }
 
     def __repr__(self) -> str:
-        return f"LossRecovered({', '.join(f'{name}={_short(value)}' for name, value in self.as_dict().items())})"
+        return f"LossRecovered({as_line(self.as_dict(), '.4f')})"
 
     def __str__(self) -> str:
-        meanings = {
-            "clean": "nats per token, the model's own loss",
-            "spliced": "with the reconstruction in place of the activation",
-            "mean_ablated": "with the mean activation in its place",
-            "zero_ablated": "with zeros in its place",
-            "score_mean": "loss recovered against the mean: 1 costs nothing, 0 is as bad",
-            "score_zero": "loss recovered against zeros, the figure that papers give",
-            "n_tokens": "tokens predicted",
-        }
-        return table({name: _short(value) for name, value in self.as_dict().items()}, meanings)
-
-
-def _short(value: float | int) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.4f}"
+        return as_table(self.as_dict(), ".4f")
 
 
 def _score(ablated: float, spliced: float, clean: float) -> float:

@@ -6,7 +6,7 @@ E||x||^2 = d_in (`saelab.harvest` does it). The paper's lambda is for the *mean*
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
@@ -352,6 +352,17 @@ def mean_square(residual: Tensor) -> Tensor:
 
 ARCHITECTURES: dict[str, type[SparseAutoencoder]] = {}
 """Every architecture by name; defining a class with an `architecture` of its own adds it."""
+
+
+def label_of(name: str) -> str:
+    """The label of an architecture; any other name stands for itself."""
+    return ARCHITECTURES[name].label if name in ARCHITECTURES else name
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Each name once: architectures in the order in which they were registered, then all others as they come."""
+    given = dict.fromkeys(names)
+    return [name for name in ARCHITECTURES if name in given] + [name for name in given if name not in ARCHITECTURES]
 
 
 def _register(cls: type[SparseAutoencoder]) -> None:

@@ -9,7 +9,6 @@ from saelab.errors import InputTypeError
 from saelab.sae.base import SparseAutoencoder
 from saelab.sae.declarations import Look
 from saelab.sae.elementwise import ElementwiseSAE
-from saelab.sae.gated import GatedSAE
 from saelab.sae.sparse import Entries
 from saelab.sae.standard import StandardSAE
 
@@ -66,6 +65,8 @@ class RescaleShiftSAE(ElementwiseSAE):
     @torch.no_grad()
     def portable(self, *, as_jumprelu: bool = False) -> SparseAutoencoder:
         """As a gated SAE: ``exp(r_mag) * pi + b_mag = exp(r_mag) * u + (exp(r_mag) * b_enc + b_mag)``."""
+        from saelab.sae.gated import GatedSAE  # which comes after this class in the registry
+
         if as_jumprelu:
             return self.to_jumprelu()
         sae = GatedSAE(self.d_in, self.d_sae, preset=self.preset, device=self.W_enc.device, dtype=self.W_enc.dtype)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from saelab.errors import InputError
+from saelab.quantities import fvu, gamma
 from saelab.sae.base import SparseAutoencoder, check_activations
 from saelab.sae.elementwise import ElementwiseSAE, elementwise
 from saelab.sae.sparse import Pattern
@@ -83,12 +84,10 @@ def threshold_curves(
             xr[step] += float(reconstruction.flatten().dot(exact.flatten()))
     n = len(rows)
     l0, rr, xr, xx = on.cumsum(0) / n, rr / n, xr / n, xx / n
-    # As in `saelab.evaluation.metrics`: a variance or a product that is rounding alone is none.
-    variance = xx - float(mean.square().sum())
-    fvu = (xx - 2 * xr + rr) / (variance if variance > 1e-13 * xx else math.nan)
-    gamma = torch.where(xr == 0, math.nan, rr / xr)
+    unexplained = fvu(xx - 2 * xr + rr, torch.full_like(rr, xx), mean.square().sum())
     order = places.argsort().cpu()
-    columns = {name: values[order].numpy() for name, values in (("l0", l0), ("gamma", gamma), ("fvu", fvu))}
+    numbers = {"l0": l0, "gamma": gamma(rr, xr), "fvu": unexplained}
+    columns = {name: values[order].numpy() for name, values in numbers.items()}
     return pd.DataFrame({"threshold": [float(threshold) for threshold in thresholds], **columns})
 
 

@@ -17,6 +17,7 @@ from saelab.data.activations import ActivationStore
 from saelab.data.batches import Activations, Batch, batches_of
 from saelab.errors import InputError, InputTypeError
 from saelab.files.sae_files import describe
+from saelab.quantities import fvu, gamma
 from saelab.sae.base import SparseAutoencoder, TrainingPass
 from saelab.sae.declarations import Moment
 from saelab.training.checkpoints import CHECKPOINT, Checkpoint
@@ -439,17 +440,18 @@ class Trainer:
     def _record(self, step: int, sums: "_Sums", n: int, coefficients: dict[str, float], lr: float) -> TrainingRecord:
         losses, products, mean = (part / n for part in sums)
         xx, xe, ee = products
-        variance = xx - mean.dot(mean)
-        fvu = ee / variance
-        gamma = (xx + 2 * xe + ee) / (xx + xe)  # of r = x + e, the reconstruction
-        n_dead = (self._silent_steps >= self.config.dead_after_steps).count_nonzero()
+        metrics = [
+            fvu(ee, xx, mean.dot(mean)),
+            gamma(xx + 2 * xe + ee, xx + xe),  # of r = x + e, the reconstruction
+            (self._silent_steps >= self.config.dead_after_steps).count_nonzero(),
+        ]
         # One transfer, where the SAE is on a GPU.
-        *terms, fvu, gamma, n_dead = torch.cat([losses, torch.stack([fvu, gamma, n_dead])]).tolist()
-        l0, total, reconstruction, *terms = terms
+        numbers = torch.cat([losses, torch.stack(metrics)]).tolist()
+        l0, total, reconstruction, *terms, fvu_now, gamma_now, n_dead = numbers
         return TrainingRecord(
             step=step, loss=total, reconstruction=reconstruction,
             terms=dict(zip((term.name for term in self.sae.terms), terms, strict=True)),
-            l0=l0, fvu=fvu, gamma=gamma, n_dead=int(n_dead), n_resampled=0, coefficients=coefficients, lr=lr,
+            l0=l0, fvu=fvu_now, gamma=gamma_now, n_dead=int(n_dead), n_resampled=0, coefficients=coefficients, lr=lr,
             settings={knob.name: getattr(self.sae, knob.name) for knob in self.sae.live_settings},
         )  # fmt: skip
 

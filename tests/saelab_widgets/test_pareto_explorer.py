@@ -18,6 +18,7 @@ from saelab import GatedSAE, RescaleShiftSAE, StandardSAE, TrainingConfig
 from saelab.data.activations import ActivationStore
 from saelab.data.labelled import LabelledActivations, SentimentSplit
 from saelab.evaluation.probing import probe
+from saelab.quantities import COLOURS
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +54,10 @@ def numbers(pareto: ParetoExplorer) -> pd.DataFrame:
 
 def specification(pareto: ParetoExplorer, column: str) -> dict[str, Any]:
     return next(one for one in pareto.quantities if one["column"] == column)
+
+
+def rgb(color: str) -> tuple[int, ...]:
+    return tuple(bytes.fromhex(color[1:]))
 
 
 def image_of(pareto: ParetoExplorer) -> np.ndarray[Any, Any]:
@@ -135,7 +140,7 @@ def test_an_architecture_looks_as_in_the_librarys_figures_and_others_have_a_look
     known = {"gated": "circle", "standard": "square", "rescale_shift": "triangle", "jumprelu": "diamond"}
     assert {name: shapes[name] for name in known} == known
     assert len(set(shapes.values())) == 6
-    assert pareto.architectures == ["standard", "gated", "rescale_shift", "jumprelu", "topk", "mine"]
+    assert pareto.architectures == ["standard", "rescale_shift", "gated", "jumprelu", "topk", "mine"]
 
 
 def test_a_gated_sae_in_the_middle_is_chosen_at_first() -> None:
@@ -250,7 +255,7 @@ def test_where_no_widget_can_run_there_is_a_picture_of_what_is_shown() -> None:
     bundle = pareto._repr_mimebundle_()
     data = bundle[0] if isinstance(bundle, tuple) else bundle
     assert data["image/png"].startswith(b"\x89PNG") and len(data["image/png"]) < 60_000
-    orange, blue = (0xE6, 0x9F, 0x00), (0x00, 0x72, 0xB2)
+    orange, blue = (rgb(color) for color in (StandardSAE.look.light, COLOURS["l0"].light))
     shown = image_of(pareto)
     assert (shown == orange).all(axis=2).any() and (shown == blue).all(axis=2).any()
     pareto.architectures, pareto.chosen = ["gated"], -1

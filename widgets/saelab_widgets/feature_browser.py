@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 COLUMNS = ("density", "max_activation", "probe_weight")
 """Of the list, one row a feature; the probe weight is NaN where there is no probe."""
 
+_CHARTS: dict[str, dict[str, Any]] = {
+    "density": {"unit": "% of tokens", "domain": [0.0, 100.0], "digits": 2},  # the page shows it as a percentage
+    "max_activation": {"help": "Tokens by how strongly the feature is on."},  # below it is their histogram
+}
+
 
 class Order(NamedTuple):
     """An order of the list; of equals the lower index comes first."""
@@ -164,7 +169,7 @@ class FeatureBrowser(Instrument, HasSAE):
             self._check_feature(feature)
         super().__init__(
             order=_orders(self._all)[0],
-            charts={name: chart(name) for name in COLUMNS},
+            charts={name: chart(name, **_CHARTS.get(name, {})) for name in COLUMNS},
         )
         self.feature = next(iter(self._listed()), 0) if feature is None else feature
         self._show_all(version)

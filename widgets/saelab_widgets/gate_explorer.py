@@ -23,7 +23,7 @@ from saelab_widgets.gate_snapshot import Snapshot
 from saelab_widgets.instrument import STATIC, Instrument
 from saelab_widgets.materials import HELD_OUT, default_sae, held_out_at, snippets_at, trained_at
 from saelab_widgets.pictures import INK, as_png, plain_axes
-from saelab_widgets.quantities import ARCHITECTURE_COLORS, ARCHITECTURE_LABELS, COLORS, chart, knob
+from saelab_widgets.quantities import COLORS, architecture_color, architecture_label, chart, knob
 from saelab_widgets.sources import HasSAE, Source, follow, sae_of
 
 if TYPE_CHECKING:
@@ -319,7 +319,7 @@ class GateExplorer(Instrument, HasSAE):
 
     def _summary(self) -> str:
         sae = self._snapshot.sae
-        label = ARCHITECTURE_LABELS[sae.architecture]
+        label = architecture_label(sae.architecture)
         return f"{label} SAE with {sae.d_sae:,} features, on {len(self._snapshot.x):,} held-out tokens."
 
     def _picture(self) -> bytes:
@@ -404,10 +404,10 @@ def _picture(explorer: GateExplorer) -> bytes:
     of = explorer.rows_of
     pi_gate = rows[:, 0]
     own = explorer.gate_threshold + explorer.feature_threshold_offset
-    color = ARCHITECTURE_COLORS[explorer.architecture]
+    color = architecture_color(explorer.architecture)
     figure = Figure(figsize=(9.6, 4.6), dpi=80, layout="constrained", facecolor="white")
     figure.suptitle(
-        f"{ARCHITECTURE_LABELS[explorer.architecture]} SAE, feature {explorer.feature}: "
+        f"{architecture_label(explorer.architecture)} SAE, feature {explorer.feature}: "
         f"gate threshold {explorer.gate_threshold:g}, natural {explorer.natural:g}",
         fontsize=9,
         color=INK,

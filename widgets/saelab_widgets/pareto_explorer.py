@@ -16,11 +16,11 @@ from torch import Tensor
 import saelab
 from saelab.data.labelled import SentimentSplit
 from saelab.errors import InputError, InputTypeError
-from saelab.sae.base import SparseAutoencoder
+from saelab.sae.base import ARCHITECTURES, SparseAutoencoder, in_order
 from saelab_widgets.instrument import STATIC, Instrument
 from saelab_widgets.materials import default_sweep, probe_accuracy
 from saelab_widgets.pictures import INK, as_png, plain_axes
-from saelab_widgets.quantities import ARCHITECTURE_COLORS, ARCHITECTURE_LABELS, COLORS, quantity
+from saelab_widgets.quantities import COLORS, architecture_color, architecture_label, quantity
 from saelab_widgets.sources import HasSAE
 
 if TYPE_CHECKING:
@@ -33,12 +33,19 @@ LOG_SPAN = 4
 """A quantity whose largest value is so many times its smallest has a log axis, as in `saelab.figures.pareto`."""
 FIRST = ("l1_coefficient", "l0", "loss_recovered", "fvu", "gamma", "probe_accuracy", "n_dead")
 """Quantities that come first on the card and among the axes."""
-_SHAPES = {"standard": "square", "rescale_shift": "triangle", "gated": "circle", "jumprelu": "diamond"}
-"""As in `saelab.figures`."""
-_OTHER_LOOKS = (("cross", "gamma"), ("star", "probe"), ("wye", "l0"))
-"""For what is no architecture of the library, in order and then again."""
-_MARKERS = {"square": "s", "triangle": "^", "circle": "o", "diamond": "D", "cross": "P", "star": "*", "wye": "1"}
-"""Matplotlib's names of the shapes."""
+_SHAPES = {
+    "o": "circle",
+    "s": "square",
+    "^": "triangle",
+    "D": "diamond",
+    "P": "cross",
+    "X": "cross",
+    "*": "star",
+    "v": "wye",
+}
+"""The front end's shape for each of matplotlib's markers; what it has no shape for becomes a similar one."""
+_OTHER_LOOKS = (("P", "gamma"), ("*", "probe"), ("v", "l0"))
+"""Marker and hue of names that are no registered architecture, in order and then again."""
 
 
 class ParetoExplorer(Instrument, HasSAE):
@@ -124,9 +131,7 @@ class ParetoExplorer(Instrument, HasSAE):
         for axis, column in (("x", x), ("y", y)):
             if column not in self._numbers:
                 raise InputError(self._no_column(axis, column))
-        names = self._table["architecture"]
-        known = [name for name in ARCHITECTURE_LABELS if name in set(names)]
-        self._known_architectures = [*known, *(name for name in dict.fromkeys(names) if name not in known)]
+        self._known_architectures = in_order(self._table["architecture"])
         with np.errstate(over="ignore"):  # what float32 cannot hold is infinite there, and is not drawn
             numbers = np.column_stack(list(self._numbers.values())).astype(np.float32)
         super().__init__(
@@ -252,6 +257,7 @@ class ParetoExplorer(Instrument, HasSAE):
         """The shown lines with their marks, and a ring around the chosen one."""
         x, y = self._numbers[self.x], self._numbers[self.y]
         looks = {one["value"]: one for one in self.series}
+        marks = _marks(self._known_architectures)
         lines: dict[int, list[int]] = {}
         for row in np.argsort(x, kind="stable"):
             if self.saes[row]["architecture"] in self.architectures and np.isfinite([x[row], y[row]]).all():
@@ -259,10 +265,10 @@ class ParetoExplorer(Instrument, HasSAE):
         labelled: set[str] = set()
         for _, rows in sorted(lines.items()):
             look = looks[self.saes[rows[0]]["architecture"]]
-            color = ARCHITECTURE_COLORS.get(look["value"]) or COLORS[look["color"]]
+            color = COLORS.get(look["color"]) or architecture_color(look["color"])
             label = look["label"] if look["value"] not in labelled else None  # one entry for all lines of it
             labelled.add(look["value"])
-            marker = _MARKERS[look["shape"]]
+            marker, _ = marks[look["value"]]
             ax.plot(x[rows], y[rows], color=color, marker=marker, markersize=6, linewidth=1, label=label)
         if any(self.chosen in rows for rows in lines.values()):
             ring: dict[str, Any] = {
@@ -365,13 +371,22 @@ def _text(value: Any) -> str:
 
 def _series(architectures: list[str]) -> list[dict[str, str]]:
     """What the trait ``series`` holds."""
-    others = [name for name in architectures if name not in ARCHITECTURE_LABELS]
-    looks = {name: _OTHER_LOOKS[index % len(_OTHER_LOOKS)] for index, name in enumerate(others)}
-    looks |= {name: (shape, name) for name, shape in _SHAPES.items()}
     return [
-        {"value": name, "label": ARCHITECTURE_LABELS.get(name, name), "shape": looks[name][0], "color": looks[name][1]}
-        for name in architectures
+        {"value": name, "label": architecture_label(name), "shape": _SHAPES.get(marker, "circle"), "color": color}
+        for name, (marker, color) in _marks(architectures).items()
     ]
+
+
+def _marks(architectures: list[str]) -> dict[str, tuple[str, str]]:
+    """Matplotlib's marker, and the name of the colour on the page, by architecture."""
+    marks, n_others = {}, 0
+    for name in architectures:
+        if name in ARCHITECTURES:
+            marks[name] = (ARCHITECTURES[name].look.marker, name)
+        else:
+            marks[name] = _OTHER_LOOKS[n_others % len(_OTHER_LOOKS)]
+            n_others += 1
+    return marks
 
 
 def _path_of(table: "pd.DataFrame", row: int) -> str | None:

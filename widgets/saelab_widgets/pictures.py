@@ -28,7 +28,7 @@ def line_charts_png(rows: "pd.DataFrame", charts: list[dict[str, Any]], *, title
         lines = [(other["column"], other["label"], other["color"], ":") for other in chart["others"]]
         for column, label, color, style in (*lines, (chart["column"], None, chart["color"], "-")):
             defined = rows[["step", column]].dropna()
-            ax.plot(defined["step"], defined[column], style, color=COLORS[color], linewidth=1.5, label=label)
+            ax.plot(defined["step"], defined[column], style, color=COLORS.get(color, INK), linewidth=1.5, label=label)
         if chart["reference"] is not None:
             ax.axhline(
                 chart["reference"]["value"], color=INK, linewidth=0.8, linestyle="--", label=chart["reference"]["label"]

@@ -1,166 +1,46 @@
-"""The one vocabulary of all widgets: what each quantity and each knob is called, its colour, unit, digits and range."""
+"""What the front end is told of charts, knobs and colours; quantities and architectures say it of themselves."""
 
 from typing import Any
 
+from saelab.quantities import COLOURS, Quantity, quantity_of
+from saelab.sae.base import ARCHITECTURES, label_of
 from saelab.sae.declarations import Knob
 
-COLORS = {
-    "l0": "#0072B2",
-    "gamma": "#D55E00",
-    "fvu": "#009E73",
-    "probe": "#CC79A7",
-    "dead": "#6B6B6B",
-    "loss": "#B8860B",
-}
-"""Okabe-Ito, one colour a quantity, as in the front end's theme; two more for what the palette has no hue left for."""
-ARCHITECTURE_COLORS = {
-    "standard": "#E69F00",
-    "rescale_shift": "#56B4E9",
-    "gated": "#222222",
-    "jumprelu": "#009E73",
-}
-"""As in `saelab.figures`; the front end's theme has them for dark pages too."""
-ARCHITECTURE_LABELS = {
-    "standard": "Standard",
-    "gated": "Gated",
-    "rescale_shift": "Rescale and shift",
-    "jumprelu": "JumpReLU",
-}
-
-_CHARTS: dict[str, dict[str, Any]] = {
-    "l0": {
-        "label": "L0",
-        "unit": "features on",
-        "help": "Mean number of features on per token.",
-        "domain": [1.0, None],
-        "scale": "log",
-        "digits": 1,
-        "color": "l0",
-    },
-    "gamma": {
-        "label": "Bias \N{GREEK SMALL LETTER GAMMA}",
-        "help": "Relative reconstruction bias: below 1 the reconstruction has shrunk.",
-        "domain": [0.4, 1.2],
-        "reference": {"value": 1.0, "label": "unbiased"},
-        "color": "gamma",
-    },
-    "fvu": {
-        "label": "FVU",
-        "help": "Fraction of the activations' variance that the reconstruction leaves unexplained.",
-        "domain": [0.0, 1.0],
-        "color": "fvu",
-    },
-    "probe_accuracy": {
-        "label": "Probe accuracy",
-        "help": "Sentiment, read by a linear probe from the codes of snippets it has not seen;",
-        "domain": [0.4, 1.0],
-        "color": "probe",
-    },
-    "n_active": {
-        "label": "Features on at all",
-        "unit": "features",
-        "help": "On for at least one of the texts;",
-        "domain": [1.0, None],
-        "scale": "log",
-        "digits": 0,
-        "color": "l0",
-    },
-    "loss_recovered": {
-        "label": "Loss recovered",
-        "help": "How much of the model's own loss survives when the SAE is spliced in: 1 is all of it.",
-        "domain": [None, 1.0],
-        "reference": {"value": 1.0, "label": "nothing lost"},
-        "color": "loss",
-    },
-    "n_dead": {
-        "label": "Dead features",
-        "unit": "features",
-        "help": "On for no input of the last 100 steps.",
-        "domain": [0.0, None],
-        "least": 10.0,
-        "digits": 0,
-        "color": "dead",
-    },
-    "max_activation": {
-        "label": "Largest activation",
-        "help": "Tokens by how strongly the feature is on.",
-        "domain": [0.0, None],
-        "digits": 2,
-        "color": "l0",
-    },
-    "density": {
-        "label": "Density",
-        "unit": "% of tokens",
-        "help": "Share of tokens on which the feature is on.",
-        "domain": [0.0, 100.0],
-        "digits": 2,
-        "color": "l0",
-    },
-    "probe_weight": {
-        "label": "Probe weight",
-        "unit": "log odds",
-        "help": "What one unit of the feature adds to the log odds of a positive verdict; "
-        "0 where it is off on all snippets.",
-        "domain": [None, None],
-        "color": "probe",
-    },
-    "loss": {
-        "label": "Loss",
-        "help": "Summed over the width, mean over tokens, on held-out activations; its terms:",
-        "domain": [None, None],
-        "scale": "log",
-        "digits": 1,
-        "color": "loss",
-    },
-}
-_IN_A_SWEEP: dict[str, dict[str, Any]] = {
-    "probe_accuracy": {"help": "Sentiment, read by a linear probe from the codes of snippets it has not seen."},
-    "n_dead": {"help": "On for none of the inputs that it was measured on."},
-    "loss": {"help": "Summed over the width, mean over tokens."},
-    "l1_coefficient": {"label": "L1 penalty", "help": "Price of one unit of feature activation."},
-    "d_sae": {"label": "Width", "unit": "features", "help": "Features of the SAE.", "digits": 0},
-    "l1": {"label": "L1 norm", "help": "Mean sum of the codes per token.", "digits": 1},
-    "cosine_similarity": {
-        "label": "Cosine",
-        "help": "Of an activation and its reconstruction; 1: the same direction.",
-        "digits": 3,
-    },
-    "norm_ratio": {
-        "label": "Norm ratio",
-        "help": "Norm of the reconstruction, as a share of the activation's.",
-        "digits": 3,
-    },
-    "n_inputs": {"label": "Inputs", "help": "Activations that it was measured on.", "digits": 0},
-    "seconds": {"label": "Training", "unit": "s", "help": "Seconds of training.", "digits": 1},
-    "clean": {"label": "Model's loss", "unit": "nats", "help": "The model's own loss per token.", "digits": 3},
-    "spliced": {"label": "Spliced", "unit": "nats", "help": "Its loss with the SAE spliced in.", "digits": 3},
-    "mean_ablated": {"label": "Mean-ablated", "unit": "nats", "help": "With the mean activation instead.", "digits": 3},
-    "zero_ablated": {"label": "Zero-ablated", "unit": "nats", "help": "With zeros instead.", "digits": 3},
-    "score_mean": {"label": "Recovered from mean", "help": "Loss recovered, against the mean activation.", "digits": 3},
-    "score_zero": {"label": "Recovered from zero", "help": "Loss recovered, against zeros.", "digits": 3},
-    "n_tokens": {"label": "Tokens", "help": "Tokens on which the model's loss was measured.", "digits": 0},
-}
-"""What a sweep measures that no chart shows, and what a chart says otherwise."""
+COLORS = {name: colour.light for name, colour in COLOURS.items()}
+"""The colour of each hue in pictures, which are on white."""
 
 
 def chart(column: str, **changes: Any) -> dict[str, Any]:
     """The front end's specification of a chart of one quantity, with what this widget says differently."""
-    usual: dict[str, Any] = {"unit": "", "scale": "linear", "reference": None, "others": [], "digits": 3}
-    return {"column": column, **usual, **_CHARTS[column], **changes}
+    known = quantity_of(column)
+    spec = {**_named(known, digits=3), "domain": list(known.domain), "others": []}
+    if known.least is not None:
+        spec["least"] = known.least
+    if changes.get("others") and known.meaning:
+        spec["help"] = f"{known.sentence[:-1]};"  # the key of the other lines follows
+    return {**spec, **changes}
 
 
 def quantity(column: str, digits: int) -> dict[str, Any]:
-    """Like `chart`, for any column of a sweep's table.
+    """How the front end writes one column of a sweep's table, with so many ``digits`` if it has no usual ones."""
+    return _named(quantity_of(column), digits)
 
-    What this module does not know is called after its column, and written with so many ``digits``.
-    """
-    plain = {"label": column.replace("_", " "), "help": "", "color": "text", "digits": digits}
-    known = chart(column) if column in _CHARTS else {"column": column, "unit": "", "scale": "linear", "reference": None}
-    return {**plain, **known, **_IN_A_SWEEP.get(column, {})}
+
+def _named(known: Quantity, digits: int) -> dict[str, Any]:
+    return {
+        "column": known.name,
+        "label": known.label,
+        "unit": known.unit,
+        "help": known.sentence,
+        "scale": known.scale,
+        "digits": digits if known.digits is None else known.digits,
+        "reference": known.reference and known.reference._asdict(),
+        "color": known.colour.name if known.colour else "text",
+    }
 
 
 def other_line(column: str, label: str, color: str) -> dict[str, str]:
-    """A further, dashed line of a chart; ``color`` is one of `COLORS`."""
+    """A further, dashed line of a chart; ``color`` is one of `COLORS`, ``"text"`` or ``"muted"``."""
     return {"column": column, "label": label, "color": color}
 
 
@@ -177,6 +57,20 @@ def knob(declared: Knob | str, **changes: Any) -> dict[str, Any]:
     return {**spec, "help": declared.meaning, "min": low, "max": high, **changes}
 
 
-def title(label: str) -> str:
-    """An architecture's label as it stands alone: its first letter in upper case."""
-    return label[:1].upper() + label[1:]
+def architecture_label(name: str) -> str:
+    """An architecture's label as widgets write it, with a capital; a name that is none stands for itself."""
+    label = label_of(name)
+    return f"{label[:1].upper()}{label[1:]}" if name in ARCHITECTURES else label
+
+
+def architecture_color(name: str) -> str:
+    """The colour of a registered architecture in pictures, which are on white."""
+    return ARCHITECTURES[name].look.light
+
+
+def palette() -> dict[str, dict[str, str]]:
+    """Every colour of the page by the name of its CSS variable: hues of quantities, and lines of architectures."""
+    shades = ("light", "dark", "light_ink", "dark_ink")
+    hues = {name: {shade: getattr(colour, shade) for shade in shades} for name, colour in COLOURS.items()}
+    looks = {name: {"light": sae.look.light, "dark": sae.look.dark} for name, sae in ARCHITECTURES.items()}
+    return hues | looks

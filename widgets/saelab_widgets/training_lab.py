@@ -28,7 +28,7 @@ from saelab_widgets.background import BackgroundLoop, one_thread_on_small_machin
 from saelab_widgets.instrument import STATIC, Instrument
 from saelab_widgets.materials import DEFAULT_HOOK, HELD_OUT, activations_at, snippets_at
 from saelab_widgets.pictures import line_charts_png
-from saelab_widgets.quantities import chart, knob, other_line, title
+from saelab_widgets.quantities import architecture_label, chart, knob, other_line
 from saelab_widgets.sources import HasSAE
 
 if TYPE_CHECKING:
@@ -220,7 +220,9 @@ class TrainingLab(Instrument, HasSAE):
             n_steps=n_steps,
             columns=self._columns,
             options={
-                "architecture": [{"value": name, "label": title(cls.label)} for name, cls in trainable().items()],
+                "architecture": [
+                    {"value": name, "label": architecture_label(name)} for name, cls in trainable().items()
+                ],
                 "preset": [{"value": "paper", "label": "paper"}, {"value": "norm_weighted", "label": "norm-weighted"}],
                 "ablations": [{"value": name, "label": label} for name, label in _ablations().items()],
             },
@@ -385,7 +387,7 @@ class TrainingLab(Instrument, HasSAE):
     def _settings_line(self) -> str:
         cls = trainable()[self.architecture]
         knobs = ", ".join(f"{one.short} {getattr(self, name):g}" for name, one in cls.knobs().items())
-        return f"{title(cls.label)} SAE after {self.step:,} steps: {knobs}"
+        return f"{architecture_label(self.architecture)} SAE after {self.step:,} steps: {knobs}"
 
     def _run_so_far(self, *, kept: bool, label: str | None = None) -> dict[str, Any]:
         sae = self.sae
@@ -547,4 +549,6 @@ def _charts(raw: ProbeReport | None, terms: Iterable[LossTerm]) -> list[dict[str
                 others=[other_line("probe_train_accuracy", "probe train accuracy", "probe")],
             )
         )
-    return [*charts, chart("n_dead"), chart("loss", others=lines)]
+    n_dead = chart("n_dead", help="On for no input of the last 100 steps.")
+    of_loss = "Summed over the width, mean over tokens, on held-out activations; its terms:"
+    return [*charts, n_dead, chart("loss", help=of_loss, others=lines)]
