@@ -275,11 +275,9 @@ def _as_dictionary_learning(sae: Portable, metadata: Mapping[str, Any]) -> tuple
     if "k" in sae.settings:
         trainer["k"] = sae.settings["k"]
     state = {theirs: tensors[ours].T if theirs.endswith(".weight") else tensors[ours] for theirs, ours in names.items()}
-    numbers = {
-        **{name: torch.as_tensor(value) for name, value in sae.settings.items() if name in sae.form.scalars},
-        **tensors,
-    }
-    state |= {name: numbers[name] for name in sae.form.scalars}
+    for name, constant in sae.form.scalars.items():
+        own = tensors.get(name, sae.settings.get(name))
+        state[name] = torch.as_tensor(constant if own is None else own)
     return {"trainer": trainer, "buffer": {}}, state
 
 
@@ -300,11 +298,9 @@ def _read_dictionary_learning(config_path: Path, weights_path: Path) -> SparseAu
     if encoder not in state or state[encoder].ndim != 2:
         raise SAEFileError(f"{weights_path}: tensor {encoder} of {dict_class} is missing or no matrix")
     d_in, d_sae = state[encoder].T.shape if encoder.endswith(".weight") else state[encoder].shape
-    scalars: dict[str, Tensor] = {
-        name: state.pop(name) for name in ("k", "threshold") if name in state and state[name].ndim == 0
-    }
-    for name in cls.foreign.scalars:
-        if name not in scalars:
+    scalars = {name: state.pop(name) for name in cls.foreign.scalars if name in state}
+    for name, constant in cls.foreign.scalars.items():
+        if constant is None and (name not in scalars or scalars[name].ndim):
             raise SAEFileError(f"{weights_path}: tensor {name} of {dict_class} is missing or no number")
     shapes = _shapes(cls.foreign, d_in, d_sae)
     expected = {
@@ -320,8 +316,9 @@ def _read_dictionary_learning(config_path: Path, weights_path: Path) -> SparseAu
         tensors = _with_unit_rows(tensors)  # as its loader does
     elif dict_class == "JumpReluAutoEncoder":
         tensors = _centered(tensors, 1)
-    own = {"k": int(scalars["k"])} if "k" in cls.foreign.scalars else {}
-    buffers = {name: scalars[name].to(dtype) for name in cls.foreign.scalars if name not in own}
+    needed = {name: scalars[name] for name, constant in cls.foreign.scalars.items() if constant is None}
+    own = {"k": int(needed.pop("k"))} if "k" in needed else {}
+    buffers = {name: number.to(dtype) for name, number in needed.items()}
     return _imported(weights_path, cls, {**tensors, **buffers}, dtype, own)
 
 

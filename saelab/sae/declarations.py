@@ -113,5 +113,6 @@ class ForeignForm:
     """Its class there, and our name for each of its tensors. Those called ``.weight`` are transposed."""
     sae_lens_fields: Mapping[str, str] = field(default_factory=dict)
     """Fields of SAELens' configuration that hold a setting of the constructor, and the setting's name."""
-    scalars: tuple[str, ...] = ()
-    """Settings and buffers that dictionary_learning keeps as tensors of one number, under the same names."""
+    scalars: Mapping[str, float | None] = field(default_factory=dict)
+    """What dictionary_learning keeps as tensors of one number: a setting or buffer of ours, by the name that both have,
+    or where we have none the number that is written."""
