@@ -1,8 +1,8 @@
 """SAELab: train, measure and teach sparse autoencoders, the gated kind above all."""
 
-from saelab.data.activations import ActivationStore, harvest, harvest_pooled
-from saelab.data.labelled import LabelledSet, sentiment_activations, sentiment_set
-from saelab.data.language_models import load_language_model, load_sentiment, load_text
+from saelab.data.activations import ActivationStore, harvest, harvest_many, harvest_pooled, harvest_pooled_many
+from saelab.data.labelled import LabelledActivations, LabelledSet, LabelledSplit, sentiment_set, sentiment_sets
+from saelab.data.language_models import ModelNotFoundError, load_language_model, load_sentiment, load_text
 from saelab.data.shards import StoreError
 from saelab.data.synthetic import SuperpositionData, superposition
 from saelab.evaluation.features import FeatureReading, read_features
@@ -24,6 +24,7 @@ from saelab.evaluation.probing import (
     ProbeReport,
     compare_representations,
     effective_dimension,
+    pool_reports,
     principal_components,
     probe,
     probe_weights,
@@ -55,8 +56,11 @@ __all__ = [
     "FeatureReading",
     "GatedSAE",
     "JumpReLUSAE",
+    "LabelledActivations",
     "LabelledSet",
+    "LabelledSplit",
     "LossRecovered",
+    "ModelNotFoundError",
     "NonFiniteLossError",
     "ProbeReport",
     "RelativeReconstructionBias",
@@ -78,13 +82,16 @@ __all__ = [
     "export",
     "feature_shrinkage",
     "harvest",
+    "harvest_many",
     "harvest_pooled",
+    "harvest_pooled_many",
     "load",
     "load_language_model",
     "load_sentiment",
     "load_text",
     "loss_recovered",
     "matched_cosine_similarity",
+    "pool_reports",
     "principal_components",
     "probe",
     "probe_weights",
@@ -92,8 +99,8 @@ __all__ = [
     "relative_reconstruction_bias",
     "resample_dead_features",
     "save",
-    "sentiment_activations",
     "sentiment_set",
+    "sentiment_sets",
     "spliced",
     "superposition",
     "sweep",

@@ -168,7 +168,7 @@ def test_a_harvest_that_is_refused_or_stopped_leaves_the_configuration_of_the_st
     def stopped(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(saelab, "harvest", stopped)
+    monkeypatch.setattr(saelab, "harvest_many", stopped)
     run(*words, code=130)
     assert config_in(harvested) == before
 
@@ -491,7 +491,7 @@ def test_the_probe_reads_the_codes_and_the_activations(
     monkeypatch.setattr("saelab.data.language_models.load_sentiment", lambda: snippets)
     found = document("evaluate", trained, harvested, "--probe")["probe"]
     scale = saelab.ActivationStore.open(harvested).scale
-    split = saelab.sentiment_activations(model, HOOK, scale=scale, progress=False)
+    split = saelab.sentiment_set(model, HOOK, scale=scale, progress=False).split()
     assert found["activations"]["test_accuracy"] == saelab.probe(*split).test_accuracy
     with torch.no_grad():
         codes = [part._replace(x=saelab.load(trained / CHECKPOINT).encode(part.x)) for part in split]
@@ -553,7 +553,7 @@ def test_what_cannot_be_exported_writes_nothing(
     ("words", "code", "message"),
     [
         (("harvest", "OUT", "--hook", "blocks.9.hook_resid_post"), 1, "has no hook 'blocks.9.hook_resid_post'"),
-        (("harvest", "OUT", "--hook", HOOK, "--hook", HOOK), 1, "a list of at least one, each once"),
+        (("harvest", "OUT", "--hook", HOOK, "--hook", HOOK), 1, "name at least one hook, and each only once"),
         (("harvest", "OUT", "--hook", HOOK, "--model", "no/such-model"), 1, "is not on this machine"),
         (("harvest", "OUT", "--hook", HOOK, "--context", 1), 1, "context must lie between 2 and"),
         (("harvest", "OUT", "--hook", HOOK, "--dtype", "int8"), 2, "Invalid value for '--dtype'"),
