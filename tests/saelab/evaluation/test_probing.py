@@ -407,7 +407,7 @@ def test_a_wrong_labelled_set_gets_a_sentence() -> None:
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         data.encoded(random_sae(), batch_size=0)
     one_block = replace(data, blocks=np.full(120, "drama"))
-    with pytest.raises(ValueError, match="all rows are of block 'drama'"):
+    with pytest.raises(ValueError, match="all rows are in block 'drama'"):
         one_block.by_block()
     assert repr(data) == "LabelledSet(120 texts, width 6, blocks action, comedy, drama)"
 
