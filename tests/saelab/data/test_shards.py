@@ -125,7 +125,7 @@ def test_a_folder_with_another_harvest_is_refused_and_says_what_differs(
 ) -> None:
     arguments: dict[str, Any] = {"hooks": HOOKS, "text": TEXTS, "n_tokens": 500}
     saelab.harvest_many(model, **arguments, store=tmp_path, progress=False)
-    with pytest.raises(FileExistsError, match=f"another {named}"):
+    with pytest.raises(FileExistsError, match=f"differs in {named}"):
         saelab.harvest_many(model, **{**arguments, **change}, store=tmp_path, progress=False)
 
 
@@ -135,13 +135,13 @@ def test_a_model_that_was_trained_further_under_the_same_name_is_another(tmp_pat
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1e-3)
-    with pytest.raises(FileExistsError, match="another weights"):
+    with pytest.raises(FileExistsError, match="differs in weights"):
         saelab.harvest(model, HOOKS[0], TEXTS[:2], store=tmp_path, progress=False)
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(model: Any, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(FileExistsError, match="is no activation store"):
+    with pytest.raises(FileExistsError, match="is not an activation store"):
         saelab.harvest(model, HOOKS[0], TEXTS[:1], store=tmp_path, progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(StoreError, match=r"has no index\.json"):
@@ -271,7 +271,7 @@ def test_a_cut_shard_is_found_when_the_store_is_opened(intact: Path, tmp_path: P
 def test_shards_of_another_store_do_not_pass_for_its_own(model: Any, intact: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(intact, tmp_path / "mixed")
     shutil.copy(folder / "00000.safetensors", folder / "00001.safetensors")
-    with pytest.raises(StoreError, match=r"00001\.safetensors: its header does not fit the index"):
+    with pytest.raises(StoreError, match=r"00001\.safetensors: its header does not match the index"):
         ActivationStore.open(folder, HOOKS[0])
 
 
