@@ -503,7 +503,7 @@ def test_the_probe_reads_the_codes_and_the_activations(
     ("words", "code", "message"),
     [
         (("nowhere.safetensors", "STORE"), 1, "there is no file nowhere.safetensors"),
-        (("STORE", "STORE"), 1, "no SAE that SAELab knows lies in this folder"),
+        (("STORE", "STORE"), 1, "this folder holds no SAE that SAELab can read"),
         (("SAE", "nowhere"), 1, "nowhere is not an activation store"),
         (("SAE", "STORE", "--hook", "blocks.0.hook_resid_post"), 1, f"holds activations of {HOOK}"),
         (("SAE", "STORE", "--n-texts", 3), 2, "--text and --n-texts are for --loss-recovered"),
@@ -543,7 +543,7 @@ def test_what_cannot_be_exported_writes_nothing(
 ) -> None:
     assert message in sentence(run("export", trained, tmp_path / "out", *words, code=code))
     assert not (tmp_path / "out").exists()
-    assert "is there already" in sentence(run("export", trained, trained, "--format", "sae_lens", code=1))
+    assert "already exists" in sentence(run("export", trained, trained, "--format", "sae_lens", code=1))
 
 
 # Errors, and what goes where.

@@ -283,7 +283,7 @@ def test_a_wrong_c_or_number_of_components_gets_a_sentence() -> None:
     with pytest.raises(ValueError, match="n_components must be at least 0, not -1"):
         probe(good, good, n_components=-1)
     rare = LabelledActivations(good.x, (torch.arange(20) == 0).long())
-    with pytest.raises(ValueError, match="two training rows or more of each class"):
+    with pytest.raises(ValueError, match="at least two training rows of each class"):
         probe(rare, good, C=[0.1, 1])
 
 
@@ -330,7 +330,7 @@ def test_weights_can_be_read_with_the_features(model: Any, store: ActivationStor
 
 
 def test_weights_of_more_than_two_classes_get_a_sentence() -> None:
-    with pytest.raises(ValueError, match="3 classes, and weights are of two"):
+    with pytest.raises(ValueError, match="3 classes, but weights need two"):
         probe_weights(LabelledActivations(torch.randn(9, 2), torch.arange(9) % 3))
     with pytest.raises(ValueError, match="one class only"):
         probe_weights(LabelledActivations(torch.randn(9, 2), torch.ones(9)))
