@@ -12,10 +12,14 @@ from saelab.sae.jumprelu import JumpReLUSAE as JumpReLUSAE
 
 from saelab.data.activations import ActivationStore as ActivationStore
 from saelab.data.activations import harvest as harvest
+from saelab.data.activations import harvest_many as harvest_many
 from saelab.data.activations import harvest_pooled as harvest_pooled
+from saelab.data.activations import harvest_pooled_many as harvest_pooled_many
+from saelab.data.labelled import LabelledActivations as LabelledActivations
 from saelab.data.labelled import LabelledSet as LabelledSet
-from saelab.data.labelled import sentiment_activations as sentiment_activations
+from saelab.data.labelled import LabelledSplit as LabelledSplit
 from saelab.data.labelled import sentiment_set as sentiment_set
+from saelab.data.labelled import sentiment_sets as sentiment_sets
 from saelab.data.language_models import ModelNotFoundError as ModelNotFoundError
 from saelab.data.language_models import load_language_model as load_language_model
 from saelab.data.language_models import load_sentiment as load_sentiment

@@ -103,7 +103,7 @@ def experiment(effort: Effort, hook: str, folder: Path) -> pd.DataFrame:
         # SAEs know activations in the training store's scale, so the others have to come in the same.
         test = saelab.harvest(model, hook, held_out, scale=store.scale, store=folder / "held-out")
 
-    d_in, d_sae = store.activations.shape[1], effort.d_sae
+    d_in, d_sae = store.d_in, effort.d_sae
     sweep = partial(saelab.sweep, activations=store, test=test, folder=folder / "saes")
     with timed("standard SAEs"):
         standard = sweep(lambda: saelab.StandardSAE(d_in, d_sae), sparsity=effort.standard_l1, config=effort.training)

@@ -94,12 +94,12 @@ def experiment(effort: Effort, folder: Path) -> pd.DataFrame:
     with timed("activations"):
         model = saelab.load_language_model()
         hooks = [f"blocks.{layer}.hook_resid_post" for layer in effort.layers]
-        stores = saelab.harvest(
+        stores = saelab.harvest_many(
             model, hooks, saelab.load_text(), n_tokens=effort.n_tokens, store=folder / "activations"
         )
     tables = []
     for layer, store in zip(effort.layers, stores.values(), strict=True):
-        d_in = store.activations.shape[1]
+        d_in = store.d_in
         with timed(f"layer {layer}: SAEs"):
             sweep = saelab.sweep(
                 partial(saelab.GatedSAE, d_in, effort.d_sae),

@@ -130,14 +130,14 @@ def harvest(
         scales = {name: saelab.ActivationStore.open(scale_of, name).scale for name in hook} if scale_of else None
         texts = read_text(text)
         try:
-            stores = saelab.harvest(
+            stores = saelab.harvest_many(
                 saelab.load_language_model(model, device=find_device(device)),
                 hook,
                 texts,
                 store=store,
                 n_tokens=n_tokens,
                 context=context_length,
-                scale=scales,
+                scales=scales,
                 dtype=getattr(torch, dtype),
                 special_tokens=special_tokens,
                 batch_size=batch_size,
@@ -152,7 +152,7 @@ def harvest(
         if not configuration.exists():
             write_configuration(context, store)
     status = "whole already" if whole else "completed" if begun else "harvested"
-    hooks = {name: {"d_in": s.activations.shape[1], "scale": s.scale} for name, s in stores.items()}
+    hooks = {name: {"d_in": s.d_in, "scale": s.scale} for name, s in stores.items()}
     n = len(next(iter(stores.values())))
     lines = [f"{store}: {n:,} activations, {status}"]
     lines += [f"  {name}: width {found['d_in']}, scale {found['scale']:.6g}" for name, found in hooks.items()]
@@ -250,7 +250,7 @@ def train(
             else:
                 sae = new_sae(
                     architecture,
-                    activations.activations.shape[1],
+                    activations.d_in,
                     d_sae,
                     preset,
                     ablation or (),
@@ -325,7 +325,7 @@ def sweep(
         where = find_device(device) or "auto"
 
         def maker(architecture: str) -> "Callable[[], saelab.SparseAutoencoder]":
-            d_in = activations.activations.shape[1]
+            d_in = activations.d_in
             return lambda: new_sae(
                 architecture, d_in, d_sae, preset, ablation or (), seed=training["seed"], device=where
             )
@@ -461,7 +461,7 @@ def _probes(
     sae: "saelab.SparseAutoencoder", model: Any, store: "saelab.ActivationStore"
 ) -> "dict[str, saelab.ProbeReport]":
     """Train the sentiment probe on the SAE's codes, and on the activations themselves."""
-    split = saelab.sentiment_activations(model, store.hook, scale=store.scale, progress=shows_progress())
+    split = saelab.sentiment_set(model, store.hook, scale=store.scale, progress=shows_progress()).split()
     with torch.no_grad():
         codes = [part._replace(x=sae.encode(part.x.to(sae.W_enc)).cpu()) for part in split]
     return {"codes": saelab.probe(*codes), "activations": saelab.probe(*split)}

@@ -1,4 +1,4 @@
-"""Harvest activations: run a language model over text and keep what some of its hooks see."""
+"""Harvest activations: run a language model over text and keep the values at some of its hooks."""
 
 import hashlib
 import math
@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 Pooling = Literal["last", "mean"]
 Rows = Tensor | StoredRows
-"""Rows in memory, or on disk: both have a length and a shape, and give a tensor where they are indexed."""
+"""Rows in memory or on disk: both have a length and a shape, and indexing gives a tensor."""
 TOKEN_COLUMNS = ("token_ids", "text_indices", "positions")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
 class ActivationStore:
-    """Activations of one hook, each traceable to its token; in memory, or on disk and then as large as the disk.
+    """Activations at one hook, each traceable to its token; in memory, or on disk if they are larger than memory.
 
     ``len(store)`` is the number of activations; `Trainer` takes a store as it is. ``store.activations[:1000]`` is a
-    tensor wherever they are kept.
+    tensor in either case.
     """
 
     activations: Rows
@@ -39,42 +39,47 @@ class ActivationStore:
     scale: float
     """The factor that was applied: the model's own activation is ``activations / scale``."""
     model_name: str
-    """The model, by the name that `saelab.load_language_model` takes."""
+    """The model's name, as `saelab.load_language_model` takes it."""
     hook: str
     """Where in the model they were taken."""
     token_ids: Rows
     """``(n,)``: the token at each activation."""
     text_indices: Rows
-    """``(n,)``: the text each activation comes from, counted from 0 in the order given."""
+    """``(n,)``: index of the text each activation comes from, in the order given, from 0."""
     positions: Rows
-    """``(n,)``: its position in that text's tokens, counted from 0 at the first token after BOS."""
+    """``(n,)``: position of the token in that text; the first token after BOS has position 0."""
 
     def __len__(self) -> int:
         return len(self.activations)
 
     @property
+    def d_in(self) -> int:
+        """Width of the activations."""
+        return self.activations.shape[1]
+
+    @property
     def trained_on(self) -> TrainedOn:
-        """What an SAE that is trained on it has to remember, to find its place in the model again."""
+        """Model, hook and scale, which an SAE trained on this store remembers."""
         return TrainedOn(self.model_name, self.hook, self.scale)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], hook: str | None = None) -> "ActivationStore":
-        """The store that ``harvest(..., store=folder)`` made; of several hooks, that of ``hook``.
+        """The store that ``harvest(..., store=folder)`` made; ``hook`` says which, if `harvest_many` made several.
 
-        Nothing is read but its files' headers. Every byte is checked the first time that it is used.
+        Only the headers of its files are read. Each byte is checked the first time it is used.
 
         Raises
         ------
         saelab.StoreError
-            There is no whole store, or one of its files is missing, cut or changed; names the file.
+            The store is missing or incomplete, or one of its files is missing, truncated or changed; names the file.
         ValueError
-            It has no such hook, or several and none was named.
+            The store has no such hook, or has several and ``hook`` names none.
         """
         folder = Path(folder)
         index = read_index(folder)
         if not index["complete"]:
             raise StoreError(
-                f"{folder}: its harvest was stopped before the end; call harvest again with the same arguments"
+                f"{folder}: the harvest was stopped before it finished; call harvest again with the same arguments"
             )
         scales = index["scales"]
         if hook is None and len(scales) == 1:
@@ -89,7 +94,6 @@ def _stored(shards: Sequence[Shard], model_name: str, hook: str, scale: float) -
     return ActivationStore(StoredRows(shards, hook, scale=scale), scale, model_name, hook, *tokens)
 
 
-@overload
 def harvest(
     model: "TransformerBridge",
     hook: str,
@@ -98,98 +102,95 @@ def harvest(
     store: str | os.PathLike[str] | None = None,
     n_tokens: int | None = None,
     context: int | None = None,
-    scale: float | Mapping[str, float] | None = None,
+    scale: float | None = None,
     dtype: torch.dtype = torch.float32,
     special_tokens: bool = False,
     batch_size: int = 32,
     progress: bool = True,
-) -> ActivationStore: ...
-
-
-@overload
-def harvest(
-    model: "TransformerBridge",
-    hook: list[str] | tuple[str, ...],
-    text: Sequence[str],
-    *,
-    store: str | os.PathLike[str] | None = None,
-    n_tokens: int | None = None,
-    context: int | None = None,
-    scale: float | Mapping[str, float] | None = None,
-    dtype: torch.dtype = torch.float32,
-    special_tokens: bool = False,
-    batch_size: int = 32,
-    progress: bool = True,
-) -> dict[str, ActivationStore]: ...
-
-
-def harvest(
-    model: "TransformerBridge",
-    hook: str | list[str] | tuple[str, ...],
-    text: Sequence[str],
-    *,
-    store: str | os.PathLike[str] | None = None,
-    n_tokens: int | None = None,
-    context: int | None = None,
-    scale: float | Mapping[str, float] | None = None,
-    dtype: torch.dtype = torch.float32,
-    special_tokens: bool = False,
-    batch_size: int = 32,
-    progress: bool = True,
-) -> ActivationStore | dict[str, ActivationStore]:
+) -> ActivationStore:
     """Activations of ``hook`` on the tokens of ``text``, scaled so that E||x||^2 = d_in.
 
-    With a ``store`` they are kept on disk and may be far more than fits into memory. A harvest that was stopped or
-    killed goes on where it was when it is called again, and ends as it would have ended; one that is whole is opened,
-    and the model does not run.
+    Given a ``store``, they are kept on disk and may be far larger than memory. If a harvest is stopped or killed, the
+    same call continues it and ends with the same store; if the store is already complete, it is opened without running
+    the model.
 
     Parameters
     ----------
     model
         From `saelab.load_language_model`.
     hook
-        A TransformerLens name, such as ``"blocks.1.hook_resid_post"``; or several, for one run of the model.
+        A TransformerLens name, such as ``"blocks.1.hook_resid_post"``. `harvest_many` takes several hooks.
     text
-        Strings; each is read on its own, with BOS in front, and cut to ``context`` tokens.
+        Strings. Each is read on its own, with BOS in front, and truncated to ``context`` tokens.
     store
-        Folder to keep them in; in memory by default.
+        Folder to keep the activations in; in memory by default.
     n_tokens
-        Stop after so many tokens; all of ``text`` by default.
+        Number of tokens to stop after; all of ``text`` by default.
     context
-        Tokens the model sees at once, BOS included; 128 or the model's own limit where that is lower.
+        Tokens the model sees at once, including BOS; by default 128, or the model's limit if that is lower.
     scale
-        Multiply by this instead: another store's ``scale``, for activations that an SAE trained on it is to see. For
-        several hooks, a scale each by name.
+        Use this factor instead: another store's ``scale``, if an SAE trained on that store is to see the activations.
     dtype
-        Kept as float32, float16 or bfloat16, the last two in half the space. Read from disk they are float32 again.
+        float32, or float16 or bfloat16 to halve the space. Activations read from disk are float32 again.
     special_tokens
-        Keep the activations at BOS, EOS and padding within a text too; BOS then has position -1.
+        Also keep the activations at BOS, EOS and padding tokens of a text; BOS has position -1.
     batch_size
-        Texts at a time.
+        Texts per batch.
     progress
         Show a bar, with tokens per second.
 
     Returns
     -------
-    ActivationStore, or a dict of them
-        One store for one hook; for a list of hooks a store each, by name.
+    ActivationStore
 
     Raises
     ------
     TypeError, ValueError
-        A hook that does not exist (with those that do) or that is not ``(batch, tokens, d_in)``, text that is empty or
-        no list, a context the model cannot take, an ``n_tokens`` below 1, a ``scale`` that is not positive, activations
-        that are not finite.
+        The hook does not exist (the message names those that do) or is not ``(batch, tokens, d_in)``; ``text`` is
+        empty or not a list; the model cannot take this ``context``; ``n_tokens`` is below 1; ``scale`` is not
+        positive; or activations are not finite.
     FileExistsError
-        ``store`` holds a harvest of another kind, or something else.
+        ``store`` holds a different harvest, or something else.
     saelab.StoreError
-        What was begun in ``store`` cannot be read; names the file.
+        The unfinished harvest in ``store`` cannot be read; names the file.
     """
-    hooks = [hook] if isinstance(hook, str) else list(hook)
-    if not hooks or len(set(hooks)) < len(hooks):
-        raise InputError(f"hook must be a hook's name, or a list of at least one, each once; not {hook!r}")
-    for name in hooks:
-        check_hook(model, name)
+    _check_one(hook, "harvest", "harvest_many")
+    return harvest_many(
+        model,
+        [hook],
+        text,
+        store=store,
+        n_tokens=n_tokens,
+        context=context,
+        scales=None if scale is None else {hook: scale},
+        dtype=dtype,
+        special_tokens=special_tokens,
+        batch_size=batch_size,
+        progress=progress,
+    )[hook]
+
+
+def harvest_many(
+    model: "TransformerBridge",
+    hooks: Sequence[str],
+    text: Sequence[str],
+    *,
+    store: str | os.PathLike[str] | None = None,
+    n_tokens: int | None = None,
+    context: int | None = None,
+    scales: Mapping[str, float] | None = None,
+    dtype: torch.dtype = torch.float32,
+    special_tokens: bool = False,
+    batch_size: int = 32,
+    progress: bool = True,
+) -> dict[str, ActivationStore]:
+    """What `harvest` gives for each of ``hooks``, by name, from a single run of the model.
+
+    ``scales`` has a scale for each hook, by name; all other arguments are those of `harvest`. With a ``store``, all
+    hooks share one folder, and `ActivationStore.open` takes the name of the hook to open. Raises like `harvest`; also
+    for hooks that are named twice or have no scale in ``scales``.
+    """
+    _check_hooks(model, hooks, "harvest")
     check_texts(text)
     if n_tokens is not None and n_tokens < 1:
         raise InputError(f"n_tokens must be at least 1, not {n_tokens}")
@@ -198,30 +199,44 @@ def harvest(
     reading = _Reading(
         model, hooks, text, context_length(model, context), batch_size, n_tokens, special_tokens, dtype, progress
     )
-    scales = _scales_of(hooks, scale)
-    stores = reading.in_memory(scales) if store is None else reading.on_disk(Path(store), scales)
-    return stores[hook] if isinstance(hook, str) else stores
+    checked_scales = _checked_scales(hooks, scales)
+    return reading.in_memory(checked_scales) if store is None else reading.on_disk(Path(store), checked_scales)
 
 
-def _scales_of(hooks: Sequence[str], scale: float | Mapping[str, float] | None) -> dict[str, float]:
-    """The scale that the user gave each of ``hooks``; empty where none was given."""
-    if scale is None:
+def _check_one(hook: object, function: str, function_of_many: str) -> None:
+    if not isinstance(hook, str):
+        raise TypeError(
+            f"{function} takes the name of one hook, not {hook!r}; for several hooks use {function_of_many}"
+        )
+
+
+def _check_hooks(model: "TransformerBridge", hooks: Sequence[str], function_of_one: str) -> None:
+    if isinstance(hooks, str):
+        raise TypeError(f"hooks must be a list of names, not one string; for one hook use {function_of_one}")
+    if not hooks or len(set(hooks)) < len(hooks):
+        raise ValueError(f"hooks must name at least one hook, and each only once; not {hooks!r}")
+    for hook in hooks:
+        check_hook(model, hook)
+
+
+def _checked_scales(hooks: Sequence[str], scales: Mapping[str, float] | None) -> dict[str, float]:
+    """The scales given for ``hooks``; empty if none were given."""
+    if scales is None:
         return {}
-    if isinstance(scale, Mapping):
-        scales = {hook: float(scale[hook]) for hook in hooks if hook in scale}
-    else:
-        scales = {hooks[0]: float(scale)}
-    if len(scales) < len(hooks):
-        raise InputError("several hooks need a scale each: scale={hook: other_store.scale, ...}")
-    for given in scales.values():
-        if not 0 < given < float("inf"):
-            raise InputError(f"scale must be a positive number, such as another store's, not {given}")
-    return scales
+    if missing := [hook for hook in hooks if hook not in scales]:
+        raise ValueError(
+            f"scales has none for {', '.join(missing)}; give one for each hook: {{hook: store.scale, ...}}"
+        )
+    checked = {hook: float(scales[hook]) for hook in hooks}
+    for scale in checked.values():
+        if not 0 < scale < float("inf"):
+            raise ValueError(f"scale must be a positive number, such as another store's, not {scale}")
+    return checked
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """One run of a model over text, whose arguments were found to be right."""
+    """One run of a model over text, with validated arguments."""
 
     model: "TransformerBridge"
     hooks: Sequence[str]
@@ -234,11 +249,11 @@ class _Reading:
     progress: bool
 
     def recipe(self) -> dict[str, Any]:
-        """All that decides what is harvested, but for rounding."""
+        """Everything that determines the harvested rows, up to rounding."""
         words = hashlib.blake2b(digest_size=16)
         for text in self.text:
             words.update(len(text).to_bytes(8, "little") + text.encode(errors="surrogatepass"))
-        # A model under the same name may have been trained further; then its first weights differ too.
+        # A model of the same name may have been trained further, which also changes these first weights.
         weights = hashlib.blake2b(digest_size=16)
         for name, parameter in self.model.named_parameters():
             weights.update(name.encode() + parameter.detach().flatten()[:256].float().cpu().numpy().tobytes())
@@ -254,10 +269,10 @@ class _Reading:
         }
 
     def rows(self, n_done: int = 0, after: tuple[int, int] = (-1, -1)) -> Iterator[dict[str, Tensor]]:
-        """The rows of each batch of texts by column, from the token after that text and position on."""
+        """Rows by column for each batch of texts, starting after the token at text and position ``after``."""
         from tqdm.auto import tqdm
 
-        # Batches of the same texts as in a run from the beginning: another batch rounds otherwise.
+        # The same batches as in an uninterrupted run, since results are rounded differently in another batch.
         first = max(0, after[0]) // self.batch_size * self.batch_size
         label = f"harvesting {', '.join(self.hooks)}"
         with tqdm(
@@ -290,7 +305,7 @@ class _Reading:
                 if n_done == self.n_tokens:
                     break
         if n_done == 0:
-            raise InputError("text holds no tokens; expected at least one string that is not empty")
+            raise ValueError("text holds no tokens; expected at least one non-empty string")
 
     def in_memory(self, scales: Mapping[str, float]) -> dict[str, ActivationStore]:
         kept = list(self.rows())
@@ -327,68 +342,65 @@ class _Reading:
 
 
 def _scale(squares: float, shape: Sequence[int]) -> float:
-    """What makes E||x||^2 = d_in of activations ``(n, d_in)`` whose squares sum to ``squares``."""
+    """The scale that gives E||x||^2 = d_in for activations ``(n, d_in)`` whose squares sum to ``squares``."""
     if squares == 0:
         raise InputError("all activations are zero at this hook, so no scale makes E||x||^2 = d_in; give a scale")
     n, d_in = shape
     return math.sqrt(n * d_in / squares)
 
 
-@overload
 def harvest_pooled(
     model: "TransformerBridge",
     hook: str,
     text: Sequence[str],
     *,
-    scale: float | Mapping[str, float] | None = None,
+    scale: float = 1.0,
     pooling: Pooling = "last",
     context: int | None = None,
     batch_size: int = 64,
     progress: bool = True,
-) -> Tensor: ...
+) -> Tensor:
+    """One activation per text, ``(len(text), d_in)``, times ``scale``: the last token's, or the mean over all tokens.
+
+    ``scale`` is that of the store on which the SAE was trained; by default the activations are the model's own.
+    `harvest_pooled_many` takes several hooks. Raises like `harvest`; also for a text that has no tokens or does not fit
+    into ``context``, since a truncated text would end on another token.
+    """
+    _check_one(hook, "harvest_pooled", "harvest_pooled_many")
+    return harvest_pooled_many(
+        model,
+        [hook],
+        text,
+        scales={hook: scale},
+        pooling=pooling,
+        context=context,
+        batch_size=batch_size,
+        progress=progress,
+    )[hook]
 
 
-@overload
-def harvest_pooled(
+def harvest_pooled_many(
     model: "TransformerBridge",
-    hook: list[str] | tuple[str, ...],
+    hooks: Sequence[str],
     text: Sequence[str],
     *,
-    scale: float | Mapping[str, float] | None = None,
+    scales: Mapping[str, float] | None = None,
     pooling: Pooling = "last",
     context: int | None = None,
     batch_size: int = 64,
     progress: bool = True,
-) -> dict[str, Tensor]: ...
+) -> dict[str, Tensor]:
+    """What `harvest_pooled` gives for each of ``hooks``, by name, from a single run of the model.
 
-
-def harvest_pooled(
-    model: "TransformerBridge",
-    hook: str | list[str] | tuple[str, ...],
-    text: Sequence[str],
-    *,
-    scale: float | Mapping[str, float] | None = None,
-    pooling: Pooling = "last",
-    context: int | None = None,
-    batch_size: int = 64,
-    progress: bool = True,
-) -> Tensor | dict[str, Tensor]:
-    """One activation a text, ``(len(text), d_in)``, times ``scale``: its last token's, or the mean over its tokens.
-
-    Give the ``scale`` of the store that the SAE was trained on; without one the activations are the model's own. For a
-    list of hooks, which the model is run for once, it is a scale each by name, and what comes back is by name too.
-    Raises like `harvest`; also for a text with no token or with more than fit into ``context``: cut, it would end on
-    another token.
+    ``scales`` has a scale for each hook, by name; all other arguments are those of `harvest_pooled`.
     """
     from tqdm.auto import tqdm
 
-    hooks = [hook] if isinstance(hook, str) else list(hook)
-    for name in hooks:
-        check_hook(model, name)
+    _check_hooks(model, hooks, "harvest_pooled")
     check_texts(text)
     if pooling not in get_args(Pooling):
-        raise InputError(f"pooling must be one of {', '.join(get_args(Pooling))}, not {pooling!r}")
-    scales = _scales_of(hooks, scale)
+        raise ValueError(f"pooling must be one of {', '.join(get_args(Pooling))}, not {pooling!r}")
+    checked_scales = _checked_scales(hooks, scales)
     length = context_length(model, context)
     lengths = [len(row) for row in model.tokenizer(list(text), add_special_tokens=False, verbose=False)["input_ids"]]
     for index, n_tokens in enumerate(lengths):
@@ -397,17 +409,16 @@ def harvest_pooled(
                 f"text {index} has {n_tokens} tokens; pooling takes 1 to {length - 1} (context {length} with BOS). "
                 "Shorten the text, or raise context as far as the model allows"
             )
-    pooled: dict[str, list[Tensor]] = {name: [] for name in hooks}
+    pooled: dict[str, list[Tensor]] = {hook: [] for hook in hooks}
     label = f"reading texts at {', '.join(hooks)}"
     with tqdm(total=len(text), desc=label, unit="text", leave=False, disable=not progress) as bar:
         for values, _, mask in hook_batches(model, hooks, text, length, batch_size):
-            for name, x in values.items():
+            for hook, x in values.items():
                 weights = mask.to(x)
                 if pooling == "last":
                     last = mask.sum(dim=1)[:, None].to(x.device)
                     weights = torch.zeros_like(weights).scatter_(1, last, 1.0)
                 mean = torch.einsum("btd,bt->bd", x, weights / weights.sum(dim=1, keepdim=True))
-                pooled[name].append(mean.float().cpu())
+                pooled[hook].append(mean.float().cpu())
             bar.update(len(mask))
-    whole = {name: torch.cat(parts) * scales.get(name, 1.0) for name, parts in pooled.items()}
-    return whole[hook] if isinstance(hook, str) else whole
+    return {hook: torch.cat(parts) * checked_scales.get(hook, 1.0) for hook, parts in pooled.items()}

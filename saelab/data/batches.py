@@ -1,8 +1,8 @@
-"""Where a trainer's batches come from: rows in shuffled order, or batches that someone else makes.
+"""Sources of a trainer's batches: rows in shuffled order, or batches from the user's iterable.
 
-A source draws the same batches again after `restore` as it would have drawn without an interruption. Where several
-processes train together, each makes the same source for its own `Share`: together they draw the batches that one
-process would draw alone, and no row is read by two of them.
+After `restore`, a source draws the same batches as it would have drawn without interruption. If several processes train
+together, each makes the same source with its own `Share`: together they draw the batches that one process would draw
+alone, and no two of them read the same row.
 """
 
 import hashlib
@@ -19,13 +19,13 @@ from saelab.errors import InputError, InputTypeError
 from saelab.sae.base import check_activations
 
 Activations = Tensor | StoredRows | ActivationStore | Iterable[Tensor]
-"""What can be trained on: ``(n, d_in)``, in memory or on disk, or an iterable of batches ``(batch, d_in)``."""
+"""Training data: ``(n, d_in)``, in memory or on disk, or an iterable of batches ``(batch, d_in)``."""
 POOL_BYTES = 2**26
-"""Of rows on disk that are in memory at once, shuffled among each other."""
+"""Size of the pool of rows on disk that are in memory at once and shuffled among each other."""
 
 
 class Share(NamedTuple):
-    """Which of several processes this is."""
+    """Index of this process among all that train together."""
 
     process: int = 0
     n_processes: int = 1
@@ -35,11 +35,11 @@ class Batch(NamedTuple):
     """A batch, or this process's rows of it."""
 
     x: Tensor
-    """``(n, d_in)``. It may be the caller's own tensor: read it, never write to it."""
+    """``(n, d_in)``. May be the caller's own tensor, so never write to it."""
     places: Tensor
-    """``(n,)``: which rows of the whole batch they are."""
+    """``(n,)``: their row numbers in the whole batch."""
     size: int
-    """Rows of the whole batch."""
+    """Number of rows in the whole batch."""
 
 
 class Batches(ABC):
@@ -51,15 +51,15 @@ class Batches(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """What `restore` needs to go on from here; the same in every process."""
+        """State for `restore` to continue from here; the same in every process."""
 
     @abstractmethod
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from where ``state`` was taken, on the same activations, with any number of processes."""
+        """Continue from where ``state`` was taken, on the same activations, with any number of processes."""
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Tells these activations from others, where that can be known without drawing any."""
+        """Identifies these activations, as far as that is possible without drawing any."""
 
 
 def batches_of(
@@ -70,16 +70,18 @@ def batches_of(
     seed: int,
     share: Share = Share(),  # noqa: B008 - a tuple
 ) -> Batches:
-    """The source for whatever a user trains on.
+    """The source of batches for ``activations``.
 
     Raises
     ------
     TypeError, ValueError
-        Activations that are empty, of another width than ``d_in``, hold NaN, or are no activations at all.
+        ``activations`` is empty, does not have width ``d_in``, holds NaN, or is of an unknown type.
     """
     x = activations.activations if isinstance(activations, ActivationStore) else activations
     if isinstance(x, StoredRows):
-        check_activations(torch.zeros(1, x.shape[1]), d_in)  # the width alone: another process may own the first row
+        check_activations(
+            torch.zeros(1, x.shape[1]), d_in
+        )  # checks only the width: another process may own the first row
         return ShuffledBlocks(x, batch_size, seed, share)
     if isinstance(x, Tensor):
         check_activations(x, d_in)
@@ -94,7 +96,7 @@ def batches_of(
 
 
 class ShuffledRows(Batches):
-    """Rows of one tensor, without replacement, epoch by epoch."""
+    """Rows of a tensor in shuffled order, without replacement within an epoch."""
 
     def __init__(self, x: Tensor, batch_size: int, seed: int, share: Share) -> None:
         self._x = x
@@ -105,11 +107,11 @@ class ShuffledRows(Batches):
 
     def draw(self) -> Batch:
         n = self._batch_size
-        while len(self._epoch) < n:  # also right where the batch is larger than the data
+        while len(self._epoch) < n:  # also right if the batch is larger than the data
             self._epoch = torch.cat([self._epoch, torch.randperm(len(self._x), generator=self._generator)])
         rows, self._epoch = self._epoch[:n], self._epoch[n:]
         places = torch.arange(self._share.process, n, self._share.n_processes)
-        x = self._x.index_select(0, rows[places].to(self._x.device))  # thrice as fast as indexing
+        x = self._x.index_select(0, rows[places].to(self._x.device))  # three times as fast as indexing
         return Batch(x, places, n)
 
     def state(self) -> dict[str, Tensor]:
@@ -124,10 +126,10 @@ class ShuffledRows(Batches):
 
 
 class ShuffledBlocks(Batches):
-    """Rows on disk, without replacement, epoch by epoch: blocks in shuffled order, a pool of them in memory at a time.
+    """Rows on disk, without replacement within an epoch: blocks in shuffled order, with one pool of them in memory.
 
-    The rows of a pool are shuffled among each other. Every block belongs to one process, in every epoch the same, which
-    alone reads it: so a process may have some more rows of a batch than another.
+    The rows of a pool are shuffled among each other. Each block belongs to the same process in every epoch, and only
+    that process reads it, so processes may have slightly different numbers of rows of a batch.
     """
 
     def __init__(self, rows: StoredRows, batch_size: int, seed: int, share: Share) -> None:
@@ -138,11 +140,11 @@ class ShuffledBlocks(Batches):
         self._pool_blocks = max(1, POOL_BYTES // (rows.block_rows * rows.row_bytes))
         self._pool = rows.read_blocks([])
         self._place = torch.empty(0, dtype=torch.long)
-        """Where a row of the pool is in ``_pool``; -1 where another process has it."""
+        """Index in ``_pool`` of each row of the pool; -1 if another process has it."""
         self._order = torch.empty(0, dtype=torch.long)
-        """What is left of the pool's rows, in the order in which they are drawn."""
+        """Remaining rows of the pool, in the order in which they are drawn."""
         self._n_drawn = 0
-        """Rows of this epoch that were drawn."""
+        """Number of rows drawn in this epoch."""
         self._begin_epoch()
 
     def draw(self) -> Batch:
@@ -169,7 +171,7 @@ class ShuffledBlocks(Batches):
         self._n_drawn = 0
 
     def _shuffle_next(self) -> Tensor:
-        """The blocks of the next pool, whose rows get their order."""
+        """Shuffle the rows of the next pool, and return its blocks."""
         if not self._waiting:
             self._begin_epoch()
         blocks = self._waiting.pop(0)
@@ -177,7 +179,7 @@ class ShuffledBlocks(Batches):
         return blocks
 
     def _read(self, blocks: Tensor) -> None:
-        """Have this process's rows of a pool in memory."""
+        """Read this process's rows of a pool into memory."""
         is_own = blocks % self._share.n_processes == self._share.process
         of_row = is_own.repeat_interleave(self._rows.block_sizes(blocks))
         self._place = torch.where(of_row, of_row.cumsum(0) - 1, -1)
@@ -203,7 +205,7 @@ class ShuffledBlocks(Batches):
 
 
 class GivenBatches(Batches):
-    """The batches of an iterable, again from its beginning when it ends. Their size is the iterable's business."""
+    """The batches of an iterable, in the sizes it gives; when it ends, it is iterated again from the beginning."""
 
     def __init__(self, batches: Iterable[Tensor], d_in: int, share: Share) -> None:
         self._batches = batches
@@ -226,9 +228,9 @@ class GivenBatches(Batches):
             self._iterator = iter(self._batches)
             x = next(self._iterator, None)
         if x is None:
-            raise InputError(
-                f"the iterable of batches is at its end after {self._n_drawn} and gives none when asked again; "
-                "give one that can be iterated anew (a list, a DataLoader), or take fewer steps"
+            raise ValueError(
+                f"the iterable of batches ended after {self._n_drawn} and gives none when iterated again; "
+                "give one that can be iterated repeatedly (a list, a DataLoader), or train for fewer steps"
             )
         self._n_drawn += 1
         return x
@@ -245,8 +247,8 @@ class GivenBatches(Batches):
 
 
 def fingerprint(x: Tensor) -> str:
-    """Hash of a tensor's shape, type and every value: the same content gives the same, on any device."""
+    """Hash of a tensor's shape, dtype and values; the same on any device."""
     digest = hashlib.blake2b(f"{x.dtype}{tuple(x.shape)}".encode(), digest_size=16)
-    for part in torch.split(x.detach(), 65536):  # a piece at a time, so that a GPU's tensor is not copied whole
+    for part in torch.split(x.detach(), 65536):  # in pieces, so that a tensor on a GPU is not copied all at once
         digest.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Hooks of a language model: which exist, and what they see when the model reads text."""
+"""Hooks of a language model: check their names, and read their values while the model runs on text."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def check_hook(model: "TransformerBridge", hook: str) -> None:
-    """Raise a ValueError that names the residual-stream and MLP hooks that exist where ``hook`` does not."""
+    """Raise a ValueError if ``hook`` does not exist, naming the residual-stream and MLP hooks that do."""
     if hook in model.hook_dict:
         return
     layers = range(model.cfg.n_layers)
@@ -28,7 +28,7 @@ def check_hook(model: "TransformerBridge", hook: str) -> None:
 
 
 def check_texts(texts: Sequence[str]) -> None:
-    """Raise where ``texts`` is one string, or empty, or holds anything but strings."""
+    """Raise if ``texts`` is a single string, is empty, or holds anything but strings."""
     if isinstance(texts, str):
         raise InputTypeError("text must be a list of strings, not one string; try [text]")
     if len(texts) == 0:
@@ -39,7 +39,7 @@ def check_texts(texts: Sequence[str]) -> None:
 
 
 def check_at_hook(hook: str, x: object) -> None:
-    """Raise a ValueError where what ``hook`` holds is no activations ``(batch, tokens, d_in)``."""
+    """Raise a ValueError unless ``x``, the value at ``hook``, is activations ``(batch, tokens, d_in)``."""
     if not isinstance(x, Tensor) or x.ndim != 3 or not x.is_floating_point():
         got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise InputError(
@@ -49,12 +49,12 @@ def check_at_hook(hook: str, x: object) -> None:
 
 
 class _AllSeen(Exception):
-    """Every hook that was asked for has been seen; what lies above needs no computing."""
+    """Every requested hook has been reached, so the layers above need not be computed."""
 
 
 @torch.no_grad()
 def hook_values(model: "TransformerBridge", hooks: Sequence[str], ids: Tensor) -> dict[str, Tensor]:
-    """What each of ``hooks`` sees when ``model`` reads ``ids`` ``(b, t)``: ``(b, t, d)`` by name.
+    """Activations ``(b, t, d)`` at each of ``hooks``, by name, when ``model`` reads ``ids`` ``(b, t)``.
 
     Raises a ValueError for a hook that holds anything else, or that the model does not reach.
     """
@@ -79,13 +79,13 @@ def hook_batches(
 ) -> Iterator[tuple[dict[str, Tensor], Tensor, Tensor]]:
     """Texts in order, ``batch_size`` at a time: activations ``(b, t, d)`` by hook, token ids and mask ``(b, t)``.
 
-    Each text is read with BOS in front, as the model was trained, and cut to ``context`` tokens with it. The mask is
-    true where a token is the text's own: neither BOS nor padding.
+    Each text is read with BOS in front, as the model was trained, and truncated to ``context`` tokens including BOS.
+    The mask is true for the text's own tokens and false for BOS and padding.
     """
     tokenizer = model.tokenizer
     bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     for first in range(0, len(texts), batch_size):
-        # No text is too long for a tokenizer that cuts it, so its warning about the model's maximum never shows.
+        # A tokenizer that truncates does not warn about texts longer than the model's maximum.
         rows = tokenizer(
             list(texts[first : first + batch_size]), add_special_tokens=False, truncation=True, max_length=context - 1
         )["input_ids"]
@@ -95,12 +95,12 @@ def hook_batches(
             ids[index, 1 : len(row) + 1] = torch.tensor(row, dtype=torch.long)
         position = torch.arange(ids.shape[1])
         mask = (position >= 1) & (position <= lengths[:, None])
-        # Padding on the right of a causal model changes nothing on its left, so no attention mask is needed.
+        # In a causal model, padding on the right does not affect the tokens before it: no attention mask is needed.
         yield hook_values(model, hooks, ids), ids, mask
 
 
 def is_special(model: "TransformerBridge", ids: Tensor) -> Tensor:
-    """Where ``ids`` are BOS, EOS or padding: true there, in the same shape."""
+    """Mask of the same shape as ``ids``: true for BOS, EOS and padding."""
     tokenizer = model.tokenizer
     named = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     special = [token for token in named if token is not None]

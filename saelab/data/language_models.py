@@ -1,4 +1,4 @@
-"""Language models and text: what is inside the package, and what comes from the hub."""
+"""Load language models and text, from inside the package or from the Hugging Face hub."""
 
 import gc
 import json
@@ -26,8 +26,8 @@ TRAIN_COMMAND = "python saelab/assets/reviews-4l/train.py --out runs/reviews-4l"
 SAMPLE_COMMAND = "python saelab/assets/reviews-4l/sample.py"
 
 
-class ModelNotFoundError(SAELabError, ValueError):
-    """No such model, or no network to fetch it."""
+class ModelNotFoundError(ValueError):
+    """The model does not exist, or there is no network to fetch it."""
 
 
 def _asset(path: Path, how_to_make_it: str) -> Path:
@@ -37,14 +37,14 @@ def _asset(path: Path, how_to_make_it: str) -> Path:
 
 
 def _hub_is_reachable() -> bool:
-    """One quick question, where transformers would ask again for half a minute."""
+    """Whether one quick request succeeds; transformers would retry for half a minute."""
     from huggingface_hub import constants, get_session
 
     if constants.is_offline_mode():
         return False
     try:
         get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception:  # whatever the HTTP library in use calls it
+    except Exception:  # the exception depends on the HTTP library in use
         return False
     return True
 
@@ -57,7 +57,7 @@ def _is_cached(name: str) -> bool:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Importing TransformerLens makes very many objects, and all stay: looking for garbage is a fifth of the time."""
+    """Importing TransformerLens makes many objects, all kept: garbage collection would be a fifth of the time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -69,7 +69,7 @@ def _no_garbage_collection() -> Iterator[None]:
 
 @contextmanager
 def _no_progress_bar() -> Iterator[None]:
-    """No bar for the half second that the embedded model takes."""
+    """Show no bar for the half second it takes to load the embedded model."""
     from transformers.utils import logging
 
     was_on = logging.is_progress_bar_enabled()
@@ -93,12 +93,12 @@ def load_language_model(
         ``"reviews-4l"``, the model inside the package (offline); a Hugging Face folder on disk (offline); or any name
         that TransformerLens takes: ``"gelu-1l"``, ``"gpt2"``, ``"EleutherAI/pythia-70m"`` (from the hub, then cached).
     device, dtype
-        Where to and as what; float32 on TransformerLens' choice of device by default.
+        Device and type of the weights; by default float32 on the device that TransformerLens chooses.
 
     Raises
     ------
     ModelNotFoundError
-        An unknown name, or one that needs a network there is not; it says which names work offline.
+        The name is unknown, or needs a network and there is none; the message says which names work offline.
     FileNotFoundError
         The embedded model is missing from the installation.
     ImportError
@@ -109,12 +109,14 @@ def load_language_model(
         from transformer_lens.supported_models import get_official_model_name
     except ModuleNotFoundError as error:
         if error.name != "transformer_lens":
-            raise  # it is there, but broken: its own message says more
+            raise  # TransformerLens is installed but broken; its own message says more
         raise ImportError('language models need TransformerLens 4: pip install "saelab[lm]"') from error
 
     def boot(source: str) -> "TransformerBridge":
         model = TransformerBridge.boot_transformers(source, device=device, dtype=dtype)
-        model.cfg.model_name = name  # what opens it again, where TransformerLens gives a path inside this installation
+        model.cfg.model_name = (
+            name  # the name that loads it again; TransformerLens gives a path inside this installation
+        )
         return model
 
     if name == EMBEDDED_MODEL:
@@ -125,11 +127,13 @@ def load_language_model(
         return boot(name)
     offline = f"Offline there are {EMBEDDED_MODEL!r} and any Hugging Face folder (its path as the name)."
     if Path(name).is_dir():
-        raise ModelNotFoundError(f"the folder {name!r} holds no config.json, so it is no Hugging Face model. {offline}")
+        raise ModelNotFoundError(
+            f"the folder {name!r} holds no config.json, so it is not a Hugging Face model. {offline}"
+        )
     try:
         repository = get_official_model_name(name)
     except ValueError:
-        repository = name  # no name that TransformerLens lists, but it may be on the hub all the same
+        repository = name  # TransformerLens does not list it, but it may still be on the hub
     if not _is_cached(repository) and not _hub_is_reachable():
         raise ModelNotFoundError(
             f"{name!r} is not on this machine and the Hugging Face hub cannot be reached. {offline}"
@@ -139,7 +143,7 @@ def load_language_model(
     except (OSError, ValueError) as error:
         known = "https://transformerlensorg.github.io/TransformerLens/generated/transformer_bridge_models.html"
         raise ModelNotFoundError(
-            f"TransformerLens cannot load {name!r}: {error}\n{offline} With a network, names are those of {known}"
+            f"TransformerLens cannot load {name!r}: {error}\n{offline} With a network, the names are those in {known}"
         ) from error
 
 
@@ -149,13 +153,13 @@ def load_text(name: str = EMBEDDED_MODEL) -> list[str]:
     Parameters
     ----------
     name
-        ``"reviews-4l"``: about 3,700 texts that the embedded model sampled itself (offline); ``"imdb"``: the 25,000
-        training reviews of the Large Movie Review Dataset (Maas et al. 2011), from the hub.
+        ``"reviews-4l"``: about 3,700 texts sampled from the embedded model (offline); ``"imdb"``: the 25,000 training
+        reviews of the Large Movie Review Dataset (Maas et al. 2011), from the hub.
 
     Raises
     ------
     ValueError
-        Another name; or ``"imdb"`` where it is neither cached nor within reach.
+        The name is unknown, or ``"imdb"`` is neither cached nor can be fetched.
     FileNotFoundError
         The sampled text is missing from the installation.
     """
@@ -178,15 +182,15 @@ def load_text(name: str = EMBEDDED_MODEL) -> list[str]:
 
 
 def clean_review(review: str) -> str:
-    """An IMDB review as the embedded model saw them in training: line breaks instead of ``<br />``."""
+    """An IMDB review with line breaks instead of ``<br />``, as the embedded model saw reviews in training."""
     return re.sub(r"\s*<br\s*/?>\s*", "\n", review).strip()
 
 
 def load_sentiment() -> "pd.DataFrame":
-    """1,280 labelled film-review snippets, one row each, written for this project.
+    """1,280 labelled film-review snippets written for this project, one per row.
 
     Columns: ``id``; ``block`` (drama, comedy, action, thriller); ``text``; ``label`` (1 positive, 0 negative); ``hard``
-    (True where single words mislead: negation, contrast, irony).
+    (True if single words mislead: negation, contrast, irony).
 
     Raises
     ------

@@ -1,9 +1,9 @@
-"""Columns of rows on disk, larger than memory: safetensors shards beside a JSON index.
+"""Columns of rows on disk that may be larger than memory: safetensors shards beside a JSON index.
 
-A shard holds the next rows of every column, and in its header a checksum for each block of each column. The index holds
-how the rows were made, and, once they are whole, every shard's size and its header's checksum. So every byte is checked
-the first time it is used, and nothing is read for checking alone. Files are mapped while rows are copied from them, and
-not longer: what was read does not stay in this process's memory.
+A shard holds consecutive rows of every column, and its header holds a checksum for each block of each column. The index
+records how the rows were made and, once the store is complete, each shard's file name and the checksum of its header.
+So every byte is checked the first time it is used, and nothing is read only to be checked. Files are mapped only while
+rows are copied from them, so that what was read does not stay in this process's memory.
 """
 
 import hashlib
@@ -27,34 +27,34 @@ from saelab.files.tensor_files import write_atomically, write_tensors
 FORMAT_VERSION = 1
 INDEX = "index.json"
 SHARD_BYTES = 2**26
-"""Of the widest column in a shard, at most."""
+"""Maximum size of the widest column in a shard."""
 BLOCK_BYTES = 2**18
-"""What one checksum covers, at most, and the least that is read at once where rows are read in shuffled order."""
+"""Maximum size of a block: what one checksum covers, and what is read at once when rows are drawn in shuffled order."""
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I32": torch.int32}
-"""Types of a column, by safetensors' names."""
+"""Column types by their safetensors names."""
 _AS_NUMPY = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: np.int16, torch.int32: np.int32}
 
 
-class StoreError(SAELabError, ValueError):
-    """A folder that cannot be read as an activation store: what is wrong with which of its files."""
+class StoreError(ValueError):
+    """A folder that cannot be read as an activation store; the message names the file and its fault."""
 
 
 def rows_in(n_bytes: int, row_bytes: int) -> int:
-    """How many rows of ``row_bytes`` make up to ``n_bytes``: a power of two, so that blocks fill a shard evenly."""
+    """Number of rows of ``row_bytes`` that fit into ``n_bytes``: a power of two, so that blocks divide shards."""
     return int(2 ** np.floor(np.log2(max(1, n_bytes // row_bytes))))
 
 
 @dataclass(frozen=True)
 class _Column:
-    """Where one column of a shard lies in its file."""
+    """Location of one column of a shard in its file."""
 
     dtype: torch.dtype
     row_shape: tuple[int, ...]
     start: int
-    """Of its first byte."""
+    """Offset of its first byte."""
     row_bytes: int
     block_rows: int
-    """Rows of a block, but for the last; the same in every shard, whose blocks are full but for the last shard's."""
+    """Rows per block, the same in every shard; only the last block of the last shard may have fewer."""
     checksums: tuple[int, ...]
     """CRC-32 of each block."""
 
@@ -67,12 +67,12 @@ class Shard:
     n_rows: int
     columns: Mapping[str, _Column]
     squares: Mapping[str, float]
-    """Sum of all squares of each floating-point column."""
+    """Sum of squares of each floating-point column."""
     header_checksum: int
-    """CRC-32 of all that lies before the rows."""
+    """CRC-32 of everything before the rows."""
 
     def rows(self, column: str) -> np.ndarray:
-        """The column ``(n_rows, ...)``, mapped: it takes memory only where it is read, and none when dropped."""
+        """The column ``(n_rows, ...)``, mapped: only parts that are read take memory, until the array is dropped."""
         where = self.columns[column]
         return np.memmap(
             self.path, _AS_NUMPY[where.dtype], mode="r", offset=where.start, shape=(self.n_rows, *where.row_shape)
@@ -80,7 +80,7 @@ class Shard:
 
 
 def open_shard(path: Path) -> Shard:
-    """Read a shard's header, and check that the file is whole; raises `StoreError` in its name."""
+    """Read a shard's header and check that the file is complete; a `StoreError` names the file."""
     if not path.is_file():
         raise StoreError(f"{path}: this shard is missing")
     try:
@@ -111,10 +111,12 @@ def open_shard(path: Path) -> Shard:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The index of a folder; raises `StoreError` where there is none, or none that can be read."""
+    """The index of a folder; raises `StoreError` if it is missing or cannot be read."""
     path = folder / INDEX
     if not path.is_file():
-        raise StoreError(f"{folder} is no activation store: it has no {INDEX}; make one with harvest(..., store=...)")
+        raise StoreError(
+            f"{folder} is not an activation store: it has no {INDEX}; make one with harvest(..., store=...)"
+        )
     try:
         index: dict[str, Any] = json.loads(path.read_bytes())
         checksum, version = index.pop("checksum"), int(index["version"])
@@ -125,7 +127,7 @@ def read_index(folder: Path) -> dict[str, Any]:
             f"{path}: version {version}, but this SAELab reads up to {FORMAT_VERSION}; install a newer one"
         )
     if checksum != _checksum(index):
-        raise StoreError(f"{path}: its content does not fit its checksum; harvest into a new folder")
+        raise StoreError(f"{path}: its content does not match its checksum; harvest into a new folder")
     return index
 
 
@@ -140,32 +142,32 @@ def _checksum(index: Mapping[str, Any]) -> int:
 
 
 def open_shards(folder: Path, index: Mapping[str, Any]) -> list[Shard]:
-    """Every shard of a whole store, in order; raises `StoreError` for one that is missing, cut or another's."""
+    """All shards of a complete store, in order; raises `StoreError` if one is missing, truncated or another store's."""
     shards = []
     for listed in index["shards"]:
         shard = open_shard(folder / listed["file"])
         if shard.header_checksum != listed["header_checksum"]:
-            raise StoreError(f"{shard.path}: its header does not fit the index; harvest into a new folder")
+            raise StoreError(f"{shard.path}: its header does not match the index; harvest into a new folder")
         shards.append(shard)
     return shards
 
 
 class ShardWriter:
-    """Write rows shard by shard, each atomically; a folder that was begun with the same recipe goes on.
+    """Write rows shard by shard, each atomically; continue a folder that was begun with the same recipe.
 
     Parameters
     ----------
     folder
         New, empty, or begun by a writer with the same ``recipe``.
     recipe
-        All that decides what the rows are, as JSON.
+        Everything that determines the rows, as JSON.
 
     Raises
     ------
     FileExistsError
         The folder holds something else.
     StoreError
-        What was begun there cannot be read.
+        The shards written so far cannot be read.
     """
 
     def __init__(self, folder: Path, recipe: Mapping[str, Any]) -> None:
@@ -178,13 +180,13 @@ class ShardWriter:
             differing = [key for key, value in self._recipe.items() if index["recipe"].get(key) != value]
             if differing:
                 raise FileExistsError(
-                    f"{folder} holds activations made otherwise: another {', '.join(differing)}. Take another folder, "
-                    "or open what is there with ActivationStore.open"
+                    f"{folder} holds a harvest that differs in {', '.join(differing)}. Use another folder, or open "
+                    "this store with ActivationStore.open"
                 )
             self.is_complete = index["complete"]
             self.shards = open_shards(folder, index) if self.is_complete else self._begun()
         elif folder.exists() and not _is_empty(folder):
-            raise FileExistsError(f"{folder} is there already and is no activation store; name a new folder")
+            raise FileExistsError(f"{folder} already exists and is not an activation store; name a new folder")
         self._buffers: dict[str, Tensor] = {}
         self._n_buffered = 0
 
@@ -196,11 +198,11 @@ class ShardWriter:
 
     @property
     def n_rows(self) -> int:
-        """Rows on disk."""
+        """Number of rows on disk."""
         return sum(shard.n_rows for shard in self.shards)
 
     def add(self, rows: Mapping[str, Tensor]) -> None:
-        """Take in the next rows of every column, all of one length; columns are those of the first call."""
+        """Add the next rows of every column, all of one length; the columns are those of the first call."""
         if not self._buffers:
             n_room = rows_in(SHARD_BYTES, max(_row_bytes(column) for column in rows.values()))
             self._buffers = {name: column.new_empty((n_room, *column.shape[1:])) for name, column in rows.items()}
@@ -216,7 +218,7 @@ class ShardWriter:
                 self.flush()
 
     def flush(self) -> None:
-        """Write what is buffered as a shard of its own, the last one unless it is full."""
+        """Write the buffered rows as a shard; a shard that is not full must be the last."""
         if not self._n_buffered:
             return
         if not self.shards:
@@ -237,7 +239,7 @@ class ShardWriter:
         self._n_buffered = 0
 
     def finish(self, **more: Any) -> None:
-        """Write what is left, and an index that says the store is whole, with ``more`` in it."""
+        """Write the remaining rows, and an index that marks the store as complete and includes ``more``."""
         self.flush()
         shards = [{"file": shard.path.name, "header_checksum": shard.header_checksum} for shard in self.shards]
         write_index(self._folder, {"recipe": self._recipe, "complete": True, "shards": shards, **more})
@@ -245,7 +247,7 @@ class ShardWriter:
 
 
 def _is_empty(folder: Path) -> bool:
-    """Whether it holds nothing but what a writer left that was killed at its first file."""
+    """Whether the folder holds nothing, or only the remains of a writer that was killed at its first file."""
     return folder.is_dir() and all(path.name == f".{INDEX}.unfinished" for path in folder.iterdir())
 
 
@@ -254,7 +256,7 @@ def _row_bytes(column: Tensor) -> int:
 
 
 def sum_of_squares(x: Tensor) -> float:
-    """Of all values, in float64, some rows at a time: a copy of all could be most of the memory."""
+    """Sum of squares in float64, some rows at a time, as a copy of all of them could fill the memory."""
     return math.fsum(float(part.double().square().sum()) for part in torch.split(x, 4096))
 
 
@@ -267,14 +269,14 @@ def _block_checksums(tensor: Tensor, block_rows: int) -> list[int]:
 
 
 class StoredRows:
-    """One column of a store on disk, ``(n, ...)``: indexed like a tensor, it gives tensors of what was asked for.
+    """One column of a store on disk, ``(n, ...)``, indexed like a tensor; indexing reads the rows and gives a tensor.
 
-    Activations come as float32, times their ``scale``; integers as int64.
+    Activations are read as float32 and multiplied by ``scale``; integers are read as int64.
 
     Raises
     ------
     StoreError
-        When rows are read whose bytes are not those that were written; names the file and the column.
+        On reading rows whose bytes differ from those that were written; names the file and the column.
     """
 
     def __init__(self, shards: Sequence[Shard], column: str, *, scale: float = 1.0, n_rows: int | None = None) -> None:
@@ -289,9 +291,9 @@ class StoredRows:
         self.shape = torch.Size((n, *where.row_shape))
         self.dtype = torch.float32 if where.dtype.is_floating_point else torch.int64
         self.row_bytes = where.row_bytes
-        """Of a row on disk."""
+        """Size of a row on disk."""
         self.block_rows = where.block_rows
-        """Rows of a block, but for the last."""
+        """Rows per block, except for the last block."""
         self._is_checked = [np.zeros(len(shard.columns[column].checksums), dtype=bool) for shard in self._shards]
 
     def __len__(self) -> int:
@@ -301,7 +303,7 @@ class StoredRows:
         return f"StoredRows({self._shards[0].path.parent}, {self._column}, shape={tuple(self.shape)})"
 
     def first(self, n_rows: int) -> "StoredRows":
-        """The first ``n_rows`` of them, still on disk."""
+        """The first ``n_rows`` rows, still on disk."""
         return StoredRows(self._shards, self._column, scale=self._scale, n_rows=min(n_rows, len(self)))
 
     def __getitem__(self, index: slice | SupportsIndex | Tensor | Sequence[int]) -> Tensor:
@@ -320,7 +322,7 @@ class StoredRows:
         return self.usable(self._gather(flat)).reshape((*rows.shape, *self.shape[1:]))
 
     def _ranges(self, ranges: Sequence[tuple[int, int]]) -> Tensor:
-        """Rows from each ``start`` to before its ``stop``, as they are stored."""
+        """Rows of each range ``(start, stop)``, in the stored type."""
         raw = np.empty((sum(stop - start for start, stop in ranges), *self.shape[1:]), _AS_NUMPY[self._stored_as])
         done = 0
         for start, stop in ranges:
@@ -334,7 +336,7 @@ class StoredRows:
         return self._tensor(raw)
 
     def _gather(self, rows: Tensor) -> Tensor:
-        """``rows`` ``(k,)`` in any order, as they are stored."""
+        """``rows`` ``(k,)`` in any order, in the stored type."""
         raw = np.empty((len(rows), *self.shape[1:]), dtype=_AS_NUMPY[self._stored_as])
         number = torch.searchsorted(torch.tensor(self._starts), rows, right=True) - 1
         for shard in torch.unique(number).tolist():
@@ -349,15 +351,15 @@ class StoredRows:
         return -(-len(self) // self.block_rows)
 
     def read_blocks(self, numbers: Sequence[int]) -> Tensor:
-        """The rows of some blocks, one block after another, as they are stored; `usable` makes activations of them."""
+        """The rows of some blocks, one block after another, in the stored type; `usable` converts them."""
         return self._ranges([(k * self.block_rows, min(len(self), (k + 1) * self.block_rows)) for k in numbers])
 
     def block_sizes(self, numbers: Tensor) -> Tensor:
-        """How many rows each of those blocks has."""
+        """Number of rows in each of these blocks."""
         return (len(self) - numbers * self.block_rows).clamp(max=self.block_rows)
 
     def usable(self, raw: Tensor) -> Tensor:
-        """Stored rows in the units and the type that this column is used in; ``raw`` may be changed."""
+        """Stored rows, scaled and converted to this column's `dtype`; ``raw`` may be changed in place."""
         return raw.to(self.dtype).mul_(self._scale) if self.dtype.is_floating_point else raw.to(self.dtype)
 
     def _tensor(self, raw: np.ndarray) -> Tensor:
@@ -365,7 +367,7 @@ class StoredRows:
         return tensor.view(torch.bfloat16) if self._stored_as == torch.bfloat16 else tensor
 
     def _check(self, shard: int, blocks: np.ndarray) -> None:
-        """Raise `StoreError` unless these blocks hold what was written; asked once for each."""
+        """Raise `StoreError` unless these blocks hold what was written; each block is checked once."""
         new = blocks[~self._is_checked[shard][blocks]]
         if not len(new):
             return
@@ -376,13 +378,13 @@ class StoredRows:
             if zlib.crc32(np.ascontiguousarray(part).data) != checksums[block]:
                 first = block * self.block_rows + self._starts[shard]
                 raise StoreError(
-                    f"{path}: the bytes of {self._column} in rows {first} to {first + len(part) - 1} are not those "
+                    f"{path}: the bytes of {self._column} in rows {first} to {first + len(part) - 1} differ from those "
                     "that were written; delete the folder and harvest again"
                 )
             self._is_checked[shard][block] = True
 
     def fingerprint(self) -> str:
-        """Tells these rows from others by their checksums, without reading them."""
+        """Identifies these rows by their checksums, without reading them."""
         known = [[shard.n_rows, shard.columns[self._column].checksums] for shard in self._shards]
         what = json.dumps([self._column, str(self._stored_as), list(self.shape), self._scale, known])
         return hashlib.blake2b(what.encode(), digest_size=16).hexdigest()

@@ -1,8 +1,8 @@
-"""Synthetic activations in superposition: more features than dimensions, and every one of them known.
+"""Synthetic activations in superposition: more features than dimensions, with every feature known.
 
 The toy setting of Elhage et al. 2022 (Toy Models of Superposition, https://transformer-circuits.pub/2022/toy_model) and
 Sharkey et al. 2022 (Taking features out of superposition with sparse autoencoders): few features are on at a time, each
-adds its own direction times its magnitude, and an SAE is to find them again.
+adds its own direction times its magnitude, and an SAE should recover them.
 """
 
 import math
@@ -18,18 +18,18 @@ from saelab.errors import InputError, InputTypeError
 Magnitudes = Literal["uniform", "exponential", "constant"]
 
 CORRELATED_GROUP = 4
-"""Features of `superposition` fire together in consecutive groups of so many; the last group may be smaller."""
+"""Size of the consecutive groups of features that fire together in `superposition`; the last may be smaller."""
 
 _BLOCK = 4096
-"""Samples drawn at a time, to bound memory. Part of what a seed means: another value gives other data."""
+"""Samples drawn at a time, to bound memory. With another value, the same seed gives other data."""
 
 _STREAM = 0x5AE1AB
-"""Keeps the dictionary apart from an SAE's first decoder: both draw normal rows, and both default to seed 0."""
+"""Makes the dictionary differ from an SAE's initial decoder: both draw normal rows, and both default to seed 0."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SuperpositionData:
-    """Activations with the features they were made of: ``activations = codes @ dictionary``, plus noise if any.
+    """Activations with the features they consist of: ``activations = codes @ dictionary``, plus noise if any.
 
     ``len(data)`` is the number of activations.
     """
@@ -37,15 +37,15 @@ class SuperpositionData:
     activations: Tensor
     """``(n, d_in)``, scaled so that E||x||^2 = d_in over these samples."""
     codes: Tensor
-    """``(n, n_features)``: the true magnitudes, in the units of ``activations``; 0 where a feature is off."""
+    """``(n, n_features)``: the true magnitudes, in units of ``activations``; 0 for a feature that is off."""
     dictionary: Tensor
     """``(n_features, d_in)``: the true directions, rows of unit norm."""
     density: Tensor
-    """``(n_features,)``: the probability with which each feature is on, as asked for."""
+    """``(n_features,)``: the requested probability that each feature is on."""
     scale: float
-    """The factor that was applied: magnitudes as they were drawn are ``codes / scale``."""
+    """The factor that was applied: the magnitudes before scaling are ``codes / scale``."""
     noise: float
-    """Standard deviation of the noise per dimension, in the units of ``activations``."""
+    """Standard deviation of the noise per dimension, in units of ``activations``."""
 
     def __len__(self) -> int:
         return len(self.activations)
@@ -76,27 +76,29 @@ def superposition(
     n_features, d_in
         Number of true features and width of the activations. Superposition means that ``n_features > d_in``.
     density
-        Probability with which a feature is on, in (0, 1]: one for all, or ``(n_features,)``. The expected L0 is their
-        sum.
+        Probability that a feature is on, in (0, 1]: one number for all features, or ``(n_features,)``. The expected L0
+        is the sum over features.
     n_samples
         Number of activations.
     magnitudes
-        Of features that are on, before scaling: ``"uniform"`` on (0, 1], ``"exponential"`` with mean 1, ``"constant"``
-        1; or a function of a shape ``(n_on,)`` and a `torch.Generator` that returns finite magnitudes of at least 0.
+        Magnitudes of features that are on, before scaling: ``"uniform"`` on (0, 1], ``"exponential"`` with mean 1, or
+        ``"constant"`` 1; or a function of a shape ``(n_on,)`` and a `torch.Generator` that returns finite magnitudes of
+        at least 0.
     correlated
-        In [0, 1): how much features fire together within consecutive groups of `CORRELATED_GROUP`. It is the
-        correlation of the normal variables whose tails decide who fires (a Gaussian copula), so each feature keeps its
-        density exactly; the correlation of firing itself is lower. Groups are independent of each other.
+        How much features fire together within consecutive groups of `CORRELATED_GROUP`, in [0, 1). This is the
+        correlation of the normal variables whose tails decide which features fire (a Gaussian copula), so each feature
+        keeps its exact density; the correlation of firing itself is lower. Groups are independent of each other.
     noise
-        Standard deviation per dimension of normal noise on the activations, in [0, 1), in their units after scaling:
-        as E||x||^2 = d_in, ``noise ** 2`` is the share of noise in it, up to chance.
+        Standard deviation per dimension of the normal noise on the scaled activations, in [0, 1). Since
+        E||x||^2 = d_in, ``noise ** 2`` is the expected share of noise in it.
     seed
-        Of everything that is drawn.
+        Seed of all random numbers.
 
     Raises
     ------
     TypeError, ValueError
-        Arguments outside these ranges, with what is allowed; data without any feature on, which cannot be scaled.
+        An argument is outside its range (the message says what is allowed), or no feature is ever on, so that the data
+        cannot be scaled.
 
     Examples
     --------
@@ -113,8 +115,8 @@ def superposition(
     if probabilities.ndim == 0:
         probabilities = probabilities.expand(n_features)
     if probabilities.shape != (n_features,):
-        raise InputError(
-            f"density must be one number or of shape ({n_features},), one a feature, not {tuple(probabilities.shape)}"
+        raise ValueError(
+            f"density must be one number or of shape ({n_features},), one per feature, not {tuple(probabilities.shape)}"
         )
     outside = probabilities[~((probabilities > 0) & (probabilities <= 1))]
     if len(outside):
@@ -135,20 +137,20 @@ def superposition(
     noise_drawn = noise * torch.randn(n_samples, d_in, generator=generator) if noise else None
     scale = _scale(signal, noise_drawn)
     codes *= scale
-    torch.matmul(codes, dictionary, out=signal)  # not times scale, which would round otherwise
+    torch.matmul(codes, dictionary, out=signal)  # multiplying by scale instead would round differently
     activations = signal if noise_drawn is None else signal.add_(noise_drawn)
     return SuperpositionData(activations, codes, dictionary, probabilities.float(), scale, noise)
 
 
 def _firing(n: int, density: Tensor, correlated: float, generator: torch.Generator) -> Tensor:
-    """Which features are on, ``(n, n_features)`` bool, each with its own probability whatever the correlation."""
+    """Which features are on, ``(n, n_features)`` bool; the correlation does not change their probabilities."""
     n_features = len(density)
     if not correlated:
         return torch.rand(n, n_features, generator=generator) < density.float()
     n_groups = math.ceil(n_features / CORRELATED_GROUP)
     shared = torch.randn(n, n_groups, 1, generator=generator)
     own = torch.randn(n, n_groups, CORRELATED_GROUP, generator=generator)
-    normal = own.mul_(math.sqrt(1 - correlated)).add_(shared, alpha=math.sqrt(correlated))  # of variance 1
+    normal = own.mul_(math.sqrt(1 - correlated)).add_(shared, alpha=math.sqrt(correlated))  # variance 1
     threshold: Tensor = torch.special.ndtri(density)
     return normal.flatten(1)[:, :n_features] < threshold.float()
 
@@ -157,7 +159,7 @@ def _magnitudes(
     magnitudes: Magnitudes | Callable[[tuple[int, ...], torch.Generator], Tensor], n: int, generator: torch.Generator
 ) -> Tensor:
     if magnitudes == "uniform":
-        return 1 - torch.rand(n, generator=generator)  # never 0: what is on has a code above 0
+        return 1 - torch.rand(n, generator=generator)  # never 0, as a feature that is on has a code above 0
     if magnitudes == "exponential":
         return torch.empty(n).exponential_(generator=generator)
     if magnitudes == "constant":

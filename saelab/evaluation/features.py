@@ -1,4 +1,4 @@
-"""Read features: where each is on, what it makes the model say, and which others are like it."""
+"""Read features: where each is on, which tokens it promotes, and which other features are similar."""
 
 import re
 from collections.abc import Sequence
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
 _WRITES_TO_RESIDUAL = re.compile(
     r"(pos_)?embed\.hook_out|blocks\.\d+\.(hook_in|hook_out|ln[12]\.hook_in|(attn|mlp)\.hook_out)|ln_final\.hook_in"
 )
-"""Hooks, by the names that TransformerLens' bridge gives them, that hold the residual stream or what is added to it."""
+"""Hooks (by their names in TransformerLens' bridge) that hold the residual stream or an update added to it."""
 _MLP_NEURONS = re.compile(r"blocks\.(\d+)\.mlp\.out\.hook_in")
 
 
 class Context(NamedTuple):
-    """A piece of text in which a feature is on, around its greatest activation in that text."""
+    """A piece of text around a feature's maximum activation in that text."""
 
     text_index: int
-    """The text, counted from 0 in the order that was harvested."""
+    """Index of the text in the order harvested, from 0."""
     position: int
-    """Of the greatest activation among that text's tokens, counted from 0 at the first that is not special."""
+    """Position of the maximum among that text's tokens; the first non-special token has position 0."""
     tokens: tuple[str, ...]
-    """The text piece, token by token; joined, they are the text. A token that ends within a character is empty, and
-    the one that completes the character holds it."""
+    """The tokens as text; joined, they give the text. If a character spans several tokens, the last of them holds it
+    and the others are empty."""
     activations: tuple[float, ...]
     """The feature's code on each of ``tokens``, in units of the store's scaled activations."""
     peak: int
-    """Which of ``tokens`` has the greatest."""
+    """Index in ``tokens`` of the maximum."""
 
     @property
     def activation(self) -> float:
-        """The greatest, on the token `peak`."""
+        """The maximum activation, on the token at `peak`."""
         return self.activations[self.peak]
 
     def __str__(self) -> str:
@@ -51,23 +51,23 @@ class Context(NamedTuple):
 
 
 class TokenEffect(NamedTuple):
-    """How much a feature raises a token's logit, or lowers it."""
+    """How much a feature raises or lowers a token's logit."""
 
     token: str
     token_id: int
     effect: float
-    """Positive where raised. See `read_features`: its order and ratios mean something, its size does not."""
+    """Positive if raised. Its order and ratios are meaningful, its absolute size is not; see `read_features`."""
 
     def __str__(self) -> str:
         return f"{self.token!r} {self.effect:+.3f}"
 
 
 class NearFeature(NamedTuple):
-    """Another feature, and how alike the two are."""
+    """Another feature and its similarity."""
 
     feature: int
     cosine: float
-    """Between their decoder rows."""
+    """Cosine similarity of their decoder rows."""
 
     def __str__(self) -> str:
         return f"{self.feature} ({self.cosine:.2f})"
@@ -75,30 +75,30 @@ class NearFeature(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class FeatureReading:
-    """What `read_features` finds out about one feature. Printed, it is a page; `as_dict` is a row of a DataFrame."""
+    """What `read_features` finds about one feature. It prints as a page; `as_dict` gives a row of a DataFrame."""
 
     feature: int
     """Its index in the SAE."""
     density: float
-    """Share of all tokens of the store on which it is on (code > 0); 0 is dead."""
+    """Share of the store's tokens on which it is on (code > 0); 0 if it is dead."""
     contexts: tuple[Context, ...]
-    """Where it is most on, greatest activation first, each from another text."""
+    """Its top-activating contexts, each from a different text, greatest activation first."""
     raised: tuple[TokenEffect, ...]
-    """Tokens that it makes the model say, most raised first; empty where its hook does not reach the logits so."""
+    """Tokens whose logits it raises most, most raised first; empty if its hook has no direct path to the logits."""
     lowered: tuple[TokenEffect, ...]
-    """Tokens that it keeps the model from saying, most lowered first; empty likewise."""
+    """Tokens whose logits it lowers most, most lowered first; empty in the same cases."""
     nearest: tuple[NearFeature, ...]
     """Features with the most similar decoder rows, most similar first."""
     probe_weight: float | None = None
-    """Its weight in the probe that was given."""
+    """Its entry in the ``probe_weights`` given."""
 
     @property
     def max_activation(self) -> float:
-        """Its greatest code in the store; 0 where it is dead."""
+        """Its maximum code in the store; 0 if it is dead."""
         return self.contexts[0].activation if self.contexts else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """One flat row: numbers as they are, tokens and features as text."""
+        """A flat row: numbers unchanged, tokens and features as text."""
         return {
             "feature": self.feature,
             "density": self.density,
@@ -127,7 +127,7 @@ class FeatureReading:
 
 
 def _shown(text: str) -> str:
-    """On one line, with everything that is not printed written out: line breaks, tabs, a terminal's escape codes."""
+    """``text`` on one line, with non-printable characters escaped: line breaks, tabs, terminal escape codes."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
@@ -147,50 +147,50 @@ def read_features(
     batch_size: int = 1024,
     progress: bool = True,
 ) -> list[FeatureReading]:
-    """What each of ``features`` reacts to and does: its top contexts, density, logit effects and nearest features.
+    """What each of ``features`` responds to and does: top contexts, density, logit effects and nearest features.
 
-    A feature's effect on a token's logit is the straight path from its decoder row d to the unembedding,
-    ``(d * w) @ W_U``, less its mean over the vocabulary, which softmax does not see (nostalgebraist 2020, "the logit
-    lens"; Bricken et al. 2023). w is the final norm's weight, and a LayerNorm's centring of d counts too. Left out are
-    what later layers make of the feature, and that the final norm divides by the size of the residual stream, other at
-    every token: so the order of tokens and the ratio of their effects mean something, the size does not. At MLP
-    neurons (``mlp.hook_post``) d is first taken through the MLP's ``W_out``. At hooks that write neither there nor to
-    the residual stream there is no such path, and no token is listed.
+    A feature's effect on a token's logit is the direct path from its decoder row d to the unembedding,
+    ``(d * w) @ W_U``, minus its mean over the vocabulary, to which softmax is invariant (nostalgebraist 2020, "the
+    logit lens"; Bricken et al. 2023). w is the final norm's weight; a LayerNorm's centring is applied to d. This
+    ignores the effects through later layers, and that the final norm divides by the size of the residual stream, which
+    differs between tokens: so the order of tokens and the ratios of their effects are meaningful, the absolute size is
+    not. At MLP neurons (``mlp.hook_post``), d is first multiplied by the MLP's ``W_out``. Other hooks that do not write
+    to the residual stream have no such path, and no tokens are listed.
 
     Parameters
     ----------
     model
-        The one that the store was harvested from, for its tokenizer and unembedding.
+        The model that the store was harvested from, for its tokenizer and unembedding.
     sae
-        As it stands, with its `gate_threshold`.
+        The SAE; its `gate_threshold` applies.
     store
-        From `saelab.harvest`, as it came: text by text, scaled as the SAE was trained.
+        From `saelab.harvest`, in its original order, in the scale the SAE was trained on.
     features
-        Their indices; all by default.
+        Indices of the features; all by default.
     n_contexts
-        At most so many for each feature, and one of each text: texts with the same tokens, such as a review that was
-        posted twice, are one.
+        Maximum number of contexts per feature, one per text. Texts with the same tokens, such as a review that was
+        posted twice, count as one.
     before, after
-        Tokens shown on either side of the greatest activation, as far as the text was harvested.
+        Number of tokens to show on each side of the maximum activation, within the harvested text.
     n_tokens, n_nearest
-        How many tokens it raises and lowers, and how many near features.
+        Number of raised and of lowered tokens, and of nearest features.
     probe_weights
         ``(d_sae,)``: a weight for each feature, such as a logistic regression's ``coef_[0]`` on codes.
     batch_size
-        Activations at a time; their codes are in memory at once, ``(batch_size, d_sae)``.
+        Activations per batch; the codes of a batch, ``(batch_size, d_sae)``, must fit into memory.
     progress
         Show a bar.
 
     Returns
     -------
     list of FeatureReading
-        In the order asked. ``pd.DataFrame([reading.as_dict() for reading in readings])`` is a table of them.
+        One per feature, in order. ``pd.DataFrame([reading.as_dict() for reading in readings])`` makes a table of them.
 
     Raises
     ------
     TypeError, ValueError
-        Features that the SAE has not, a store of another width or out of order, a hook that the model has not, probe
-        weights of another shape, sizes that cannot be.
+        The SAE lacks a feature, the store has another width or is out of order, the model lacks the hook,
+        ``probe_weights`` has another shape, or a number is out of range.
 
     Examples
     --------
@@ -212,11 +212,11 @@ def read_features(
     if probe_weights is not None:
         probe_weights = torch.as_tensor(probe_weights).detach().cpu()
     if probe_weights is not None and probe_weights.shape != (sae.d_sae,):
-        raise InputError(
-            f"probe_weights must be ({sae.d_sae},), one a feature, not of shape {tuple(probe_weights.shape)}; "
-            "of scikit-learn's coef_ take torch.as_tensor(coef_[0])"
+        raise ValueError(
+            f"probe_weights must be ({sae.d_sae},), one per feature, not of shape {tuple(probe_weights.shape)}; "
+            "from scikit-learn's coef_ take torch.as_tensor(coef_[0])"
         )
-    # The tokens, small beside the activations, are in memory from here on.
+    # The tokens are small compared with the activations, so they are kept in memory.
     store = replace(
         store, token_ids=store.token_ids[:], text_indices=store.text_indices[:], positions=store.positions[:]
     )
@@ -259,12 +259,12 @@ def _asked(features: Sequence[int] | Tensor | None, d_sae: int) -> Tensor:
     if features is None:
         return torch.arange(d_sae)
     if isinstance(features, int):
-        raise InputTypeError(f"features must be a list of indices, not one; try [{features}]")
+        raise TypeError(f"features must be a list of indices, not a single one; try [{features}]")
     asked = torch.as_tensor(features).cpu()
     if asked.ndim != 1 or len(asked) == 0 or asked.is_floating_point() or asked.dtype == torch.bool:
         raise InputTypeError(
             f"features must be a list of at least one index, not {asked.dtype} of shape {tuple(asked.shape)}; "
-            "of a mask take mask.nonzero().flatten()"
+            "for a mask, pass mask.nonzero().flatten()"
         )
     wrong = asked[(asked < 0) | (asked >= d_sae)]
     if len(wrong):
@@ -275,35 +275,35 @@ def _asked(features: Sequence[int] | Tensor | None, d_sae: int) -> Tensor:
 def _check_order(store: ActivationStore) -> None:
     texts, positions = store.text_indices[:].diff(), store.positions[:].diff()
     if (texts < 0).any() or ((texts == 0) & (positions <= 0)).any():
-        raise InputError(
-            "the store's rows are out of order; expected text after text and token after token, as harvest gives them: "
+        raise ValueError(
+            "the store's rows are out of order; expected texts and their tokens in the order that harvest gives: "
             "read features before shuffling, or harvest again"
         )
 
 
 class _Peaks(NamedTuple):
-    """Entries of the codes, each the greatest of its feature in its text. Each field is ``(n,)``."""
+    """Maxima of the codes of a feature over a text. Each field is ``(n,)``."""
 
     column: Tensor
-    """Which of the features asked for."""
+    """Index among the requested features."""
     text: Tensor
-    """Its number in `_distinct_texts`."""
+    """Number of the text in `_distinct_texts`."""
     row: Tensor
-    """Of the store."""
+    """Row of the store."""
     value: Tensor
-    """The code there."""
+    """Code at that row."""
 
 
 def _find_peaks(
     sae: SparseAutoencoder, store: ActivationStore, asked: Tensor, n_contexts: int, batch_size: int, progress: bool
 ) -> tuple[Tensor, _Peaks]:
-    """Density of each feature, ``(n_features,)``, and its `n_contexts` best texts, by feature and greatest first."""
+    """Density of each feature, ``(n_features,)``, and the peaks of its `n_contexts` top texts, greatest first."""
     from tqdm.auto import tqdm
 
     density, texts = FeatureDensity(), _distinct_texts(store)
     empty = torch.empty(0, dtype=torch.long)
     peaks = _Peaks(empty, empty, empty, torch.empty(0))
-    floor = torch.zeros(len(asked))  # what a code must exceed to be among the best: 0, until the list is full
+    floor = torch.zeros(len(asked))  # what a code must exceed to enter the list: 0 until the list is full
     with tqdm(total=len(store), desc="reading features", unit="tok", leave=False, disable=not progress) as bar:
         for start in range(0, len(store), batch_size):
             codes = _codes(sae, store.activations[start : start + batch_size], asked)
@@ -317,13 +317,13 @@ def _find_peaks(
 
 
 def _codes(sae: SparseAutoencoder, x: Tensor, asked: Tensor) -> Tensor:
-    """Codes of the features ``asked`` for: ``(batch, d_in)`` to ``(batch, n_features)``, on the CPU."""
+    """Codes of the requested features: ``(batch, d_in)`` to ``(batch, n_features)``, on the CPU."""
     codes = sae.encode(x.to(device=sae.W_enc.device, dtype=sae.W_enc.dtype))
     return codes[:, asked.to(codes.device)].float().cpu()
 
 
 def _distinct_texts(store: ActivationStore) -> Tensor:
-    """``(n,)``: the text of each activation by its tokens, so that a text which comes again has the same number."""
+    """``(n,)``: a text number for each activation; texts with the same tokens have the same number."""
     counts = torch.unique_consecutive(store.text_indices[:], return_counts=True)[1]
     numbers: dict[int, int] = {}
     texts = torch.split(store.token_ids[:], counts.tolist())
@@ -332,9 +332,9 @@ def _distinct_texts(store: ActivationStore) -> Tensor:
 
 
 def _best_texts(peaks: _Peaks, n_features: int, n_contexts: int) -> tuple[_Peaks, Tensor]:
-    """Of each feature and text the greatest entry, of each feature the best ``n_contexts``; and the new floor.
+    """The maximum of each feature and text, limited to the top ``n_contexts`` of each feature; and the new floor.
 
-    Of equal entries the first stays, as all sorting is stable.
+    Among equal entries the first is kept, as all sorting is stable.
     """
     falling = peaks.value.argsort(descending=True, stable=True)
     pair = (peaks.column * (int(peaks.text.max()) + 1) + peaks.text if len(peaks.text) else peaks.text)[falling]
@@ -362,14 +362,14 @@ def _around(
     after: int,
     batch_size: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Around each peak: rows of the store, which of them are its text's, and its feature's codes. ``(n, window)``."""
+    """Window around each peak, ``(n, window)``: rows of the store, a mask of those in its text, codes."""
     offsets = torch.arange(-before, after + 1)
     rows = peaks.row[:, None] + offsets
     inside = (rows >= 0) & (rows < len(store))
     rows = rows.clamp(0, len(store) - 1)
     inside &= store.text_indices[rows] == store.text_indices[peaks.row][:, None]
     inside &= store.positions[rows] - store.positions[peaks.row][:, None] == offsets
-    # Each token that is shown anywhere is encoded once, whatever the number of features that show it.
+    # Each token is encoded once, no matter how many features show it.
     wanted, which = torch.unique(rows[inside], return_inverse=True)
     column = peaks.column[:, None].expand_as(rows)[inside]
     found = torch.zeros(len(which))
@@ -379,17 +379,17 @@ def _around(
         found[here] = codes[which[here] - start, column[here]]
     around = torch.zeros(rows.shape)
     around[inside] = found
-    around[:, before] = peaks.value  # the number that they were ordered by: another batch may round otherwise
+    around[:, before] = peaks.value  # the value used for sorting, as another batch may round differently
     return rows, inside, around
 
 
 class _Pieces:
-    """Token ids as pieces of text that, joined, are the text."""
+    """Converts token ids to pieces of text that join to the whole text."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._known: dict[int, str] = {}
-        # Decoded alone, a token may lose its leading space: it is decoded behind another one.
+        # A token decoded alone may lose its leading space, so it is decoded after another token.
         self._lead: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
         self._lead_text = self._decode(self._lead)
 
@@ -398,7 +398,7 @@ class _Pieces:
         return text
 
     def one(self, token: int) -> str:
-        """A single token; bytes that are no whole character show as the replacement character."""
+        """A single token; an incomplete character is shown as the replacement character."""
         if token not in self._known:
             text = self._decode([*self._lead, token])
             led = text.startswith(self._lead_text)
@@ -406,7 +406,7 @@ class _Pieces:
         return self._known[token]
 
     def of(self, ids: list[int]) -> tuple[str, ...]:
-        """As many pieces as ``ids``. A character of several tokens is in the last of them, the others are empty."""
+        """One piece per id. If a character spans several tokens, the last holds it and the others are empty."""
         pieces = [self.one(token) for token in ids]
         if not any("\ufffd" in piece for piece in pieces):
             return tuple(pieces)
@@ -420,7 +420,7 @@ class _Pieces:
 
 
 def _to_residual(model: "TransformerBridge", hook: str, directions: Tensor) -> Tensor | None:
-    """What ``directions`` ``(f, d_in)`` at ``hook`` add to the residual stream, ``(f, d_model)``, if they do so."""
+    """Contribution of ``directions`` ``(f, d_in)`` at ``hook`` to the residual stream, ``(f, d_model)``, or None."""
     name = model.hook_dict[hook].name or hook
     neurons = _MLP_NEURONS.fullmatch(name)
     if neurons:
@@ -430,7 +430,7 @@ def _to_residual(model: "TransformerBridge", hook: str, directions: Tensor) -> T
 
 
 def _logit_effects(model: "TransformerBridge", residual: Tensor) -> Tensor:
-    """Of directions ``(f, d_model)`` in the residual stream on each logit, ``(f, vocabulary)``, centred."""
+    """Effect of directions ``(f, d_model)`` in the residual stream on each logit, ``(f, vocabulary)``, centred."""
     # Some vocabularies are padded with tokens that do not exist.
     W_U = model.W_U.detach()[:, : len(model.tokenizer)].float()
     direction = residual.to(W_U.device)
@@ -449,10 +449,10 @@ def _logit_effects(model: "TransformerBridge", residual: Tensor) -> Tensor:
 def _token_effects(
     model: "TransformerBridge", hook: str, directions: Tensor, n_tokens: int, pieces: _Pieces
 ) -> tuple[list[tuple[TokenEffect, ...]], list[tuple[TokenEffect, ...]]]:
-    """The tokens that each of ``directions`` ``(f, d_in)`` raises most, and lowers most."""
+    """The tokens that each of ``directions`` ``(f, d_in)`` raises most, and those that it lowers most."""
     raised: list[tuple[TokenEffect, ...]] = []
     lowered: list[tuple[TokenEffect, ...]] = []
-    for some in torch.split(directions, 256):  # times the vocabulary, all features at once could fill the memory
+    for some in torch.split(directions, 256):  # the logits of all features at once could fill the memory
         residual = _to_residual(model, hook, some)
         if residual is None or n_tokens == 0:
             raised += [()] * len(some)
@@ -468,7 +468,7 @@ def _token_effects(
 
 
 def _nearest(W_dec: Tensor, asked: Tensor, n_nearest: int) -> list[tuple[NearFeature, ...]]:
-    """The features whose decoder rows have the greatest cosine with each feature's asked for, itself left out."""
+    """For each requested feature, the other features whose decoder rows have the greatest cosine with its own."""
     rows = normalize(W_dec.detach().float())
     nearest: list[tuple[NearFeature, ...]] = []
     for some in torch.split(asked.to(rows.device), 1024):

@@ -1,4 +1,4 @@
-"""Linear probes: is a label still readable from activations, from an SAE's codes, from a PCA of as many dimensions?"""
+"""Linear probes: can a label be read from activations, an SAE's codes, or a PCA with the same number of dimensions?"""
 
 import functools
 import math
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 HeldOut = Literal["stratified", "block"]
 N_RESAMPLES = 10_000
-"""Of a bootstrap: its limits are then right to about 3 % of the standard error."""
+"""Bootstrap resamples; the limits are then accurate to about 3 % of a standard error."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,23 +30,23 @@ class ProbeReport:
     train_accuracy: float
     test_accuracy: float
     n_active: int
-    """Columns that are not zero throughout the whole set: for codes, the features that are on at all; after a PCA, its
+    """Number of columns with a nonzero value in either part: for codes, the features that are ever on; after a PCA, its
     components."""
     train_interval: tuple[float, float]
     """95 % interval of `train_accuracy`, like `test_interval`. It says nothing about new texts."""
     test_interval: tuple[float, float]
-    """95 % percentile bootstrap of `test_accuracy` over the test rows, the probe as it is. Where all rows are right, or
-    all wrong, no row drawn anew is otherwise, and it has no width."""
+    """95 % percentile bootstrap of `test_accuracy` over the test rows, for the probe as fitted. If every row is right
+    (or wrong), every resample agrees, so the interval has zero width."""
     effective_dimension: float
     """`effective_dimension` of the training part's columns; after a PCA, of its components."""
     C: float
-    """Of the fit, chosen or given; NaN where there was nothing to fit."""
+    """C of the fit, chosen or given; NaN if there was nothing to fit."""
     test_correct: NDArray[np.bool_] = field(repr=False)
-    """``(n_test,)``: which test rows it gets right. ``split.test.rows[~report.test_correct]`` are the set's rows
-    that it gets wrong."""
+    """``(n_test,)``: true for test rows it gets right. ``split.test.rows[~report.test_correct]`` are the row numbers
+    in the whole set that it gets wrong."""
 
     def as_dict(self) -> dict[str, float | int]:
-        """Every number by name, the intervals as ``train_low``, ``train_high``, ``test_low`` and ``test_high``."""
+        """All numbers by name, with the intervals as ``train_low``, ``train_high``, ``test_low`` and ``test_high``."""
         return {
             "train_accuracy": self.train_accuracy,
             "train_low": self.train_interval[0],
@@ -68,28 +68,28 @@ def probe(
     n_components: int | None = None,
     standardize: bool = True,
 ) -> ProbeReport:
-    """Accuracy of a standardised logistic regression; everything but the score comes from the training part only.
+    """Accuracy of a standardised logistic regression; only the score uses the test part.
 
     Parameters
     ----------
     train, test
         ``(x, labels)`` each; ``x`` of shape ``(n, d)``.
     C
-        Inverse strength of its L2 penalty, scikit-learn's; the default is a strong one, right for ~1,000 rows. Of
-        several, cross-validation within the training part takes the most accurate, and of equals the smallest: five
-        stratified folds, or as many as the rarest class has rows, and the whole fit anew in each.
+        Inverse strength of the L2 penalty, as in scikit-learn; the default penalty is strong, suited to ~1,000 rows. If
+        several are given, cross-validation within the training part picks the most accurate, and the smallest among
+        equals, with five stratified folds, or as many as the rarest class has rows; each fold repeats the whole fit.
     n_components
-        Give the regression only so many principal components of the standardised columns, not whitened; with all of
-        them it is the same regression. Capped at what the training part allows: its rows (of the smallest fold, where
-        ``C`` is to be chosen) and its columns that are not zero throughout. With 0 it takes the most frequent class.
+        Give the regression only this many principal components of the standardised columns, not whitened; with all of
+        them it is the same regression. Capped by the rows of the training part (of its smallest fold, if ``C`` has to
+        be chosen) and by its columns that are not all zero. With 0, the probe predicts the most frequent class.
     standardize
-        Give each column mean 0 and variance 1 first. False is for columns that have been, as of `principal_components`.
+        First give each column mean 0 and variance 1. False is for columns from `principal_components`.
 
     Raises
     ------
     TypeError, ValueError
-        Parts that are empty, of different widths, or hold NaN; labels that are not one a row, or of one class only; a
-        ``C`` that is not positive, or several where a class has one row; a negative ``n_components``.
+        Parts are empty, differ in width or hold NaN; labels are not one per row, or are all of one class; ``C`` is not
+        positive, or several are given and a class has only one row; or ``n_components`` is negative.
     """
     (x, y), (x_test, y_test) = _arrays("train", *train[:2]), _arrays("test", *test[:2])
     if x.shape[1] != x_test.shape[1]:
@@ -121,9 +121,10 @@ def principal_components(
 ) -> tuple[LabelledActivations, LabelledActivations]:
     """Both parts in the principal components of the training part's standardised columns, not whitened, ``(n, k)``.
 
-    For probes at many dimensions: `probe` of their first ``k`` columns, at least one, with ``standardize=False`` is
-    `probe` of the parts with ``n_components=k``, in a fraction of the time. There are as many components as the
-    training part has rows, or columns that are not zero throughout, whichever is less. Raises like `probe`.
+    This is for probes at many numbers of dimensions: `probe` on the first ``k`` columns (at least one), with
+    ``standardize=False``, equals `probe` on the parts with ``n_components=k``, in a fraction of the time. The number of
+    components is that of the training part's rows or of its columns that are not all zero, whichever is less. Raises
+    like `probe`.
     """
     from sklearn.decomposition import PCA
     from sklearn.pipeline import make_pipeline
@@ -139,20 +140,22 @@ def principal_components(
 
 
 def probe_weights(train: LabelledActivations, *, C: float | Sequence[float] = 0.01) -> Tensor:
-    """The weight of each column in the probe that `probe` fits, ``(d,)``; positive speaks for the greater label.
+    """The weight of each column in the probe that `probe` fits, ``(d,)``; a positive weight favours the greater label.
 
-    In log odds per unit of the column as it is, so that features compare by weight times code. A column that is zero
-    throughout has weight zero. Of codes it is what `saelab.read_features` takes as ``probe_weights``.
+    Weights are log odds per unit of the unstandardised column, so features compare by weight times code. A column of
+    zeros has weight zero. Fitted on codes, they are the ``probe_weights`` of `saelab.read_features`.
 
     Raises
     ------
     TypeError, ValueError
-        Like `probe`; also for more than two classes, where a column has more than one weight.
+        Like `probe`; also for more than two classes, as a column then has more than one weight.
     """
     x, y = _arrays("train", *train[:2])
     n_classes = len(np.unique(y))
     if n_classes > 2:
-        raise InputError(f"the labels hold {n_classes} classes, and weights are of two; keep the rows of two labels")
+        raise ValueError(
+            f"the labels hold {n_classes} classes, but weights need two; keep only the rows of two classes"
+        )
     on = (x != 0).any(axis=0)
     fitted = _fit(x[:, on], y, C)
     weights = np.zeros(x.shape[1], dtype=x.dtype)
@@ -165,8 +168,8 @@ def probe_weights(train: LabelledActivations, *, C: float | Sequence[float] = 0.
 def effective_dimension(x: Tensor) -> float:
     """Participation ratio (tr C)^2 / tr(C^2) of the covariance C of the columns of ``x``, ``(n, d)``.
 
-    d where all directions vary equally, 1 where all rows lie on a line, 0 where all rows are the same. Columns are
-    taken as they are, not standardised: one that varies more counts for more. Raises like `probe` for a wrong ``x``.
+    It is d if all directions vary equally, 1 if all rows lie on a line, and 0 if all rows are equal. Columns are not
+    standardised, so one that varies more counts for more. Raises like `probe` for an invalid ``x``.
     """
     return _participation_ratio(_array("x", x))
 
@@ -181,18 +184,18 @@ def compare_representations(
     seed: int = 0,
     progress: bool = True,
 ) -> "pd.DataFrame":
-    """Probe the same texts through activations, each SAE's codes, and a PCA to as many dimensions as the SAE has on.
+    """Probe the same texts through activations, each SAE's codes, and a PCA to as many dimensions as features are on.
 
     Parameters
     ----------
     data
         Activations at the hook and in the scale that the SAEs were trained on, such as `sentiment_set` gives.
     saes
-        By the name that is to appear in the table; may be empty.
+        SAEs by the name to show in the table; may be empty.
     C
-        As for `probe`; of several, each fit chooses its own.
+        As for `probe`; if several are given, each fit chooses its own.
     held_out
-        ``"stratified"``: one split with ``test_size`` and ``seed`` of `LabelledSet.split`. ``"block"``: each block in
+        ``"stratified"``: one split by `LabelledSet.split` with ``test_size`` and ``seed``. ``"block"``: each block in
         turn is the test set.
     progress
         Show a bar.
@@ -203,21 +206,19 @@ def compare_representations(
         A row for each ``representation`` (``"activations"``, an SAE's name, or ``"PCA, k of ..."`` with that name) and
         each ``held_out`` part (``"stratified"``, or a block's name), with
 
-        - ``n_dimensions``: d_in, d_sae, or the k of the PCA: as many as the SAE has features on over the whole
-          set, which uses no label, and capped as for `probe`;
+        - ``n_dimensions``: d_in, d_sae, or the k of the PCA, which is the number of the SAE's features that are on for
+          any text (found without labels), capped as for `probe`;
         - the numbers of `ProbeReport.as_dict`;
-        - ``l0``: features on per text, mean over the set; NaN where there are no features. Of codes that are means over
-          tokens it counts a feature for a text where it is on for any token.
+        - ``l0``: mean number of features on per text; NaN without an SAE. If codes are means over tokens, a feature
+          counts for a text if it is on for any token.
 
-        With ``"block"``, there is one row more for each representation, ``"all"``: its test accuracy is over all texts,
-        each predicted while its block was held out, and so is its interval. Its training accuracy is the mean over the
-        fits, weighted by their rows, and so is its ``effective_dimension``; the interval is as wide as if each text had
-        been scored by one fit, so rather too wide. ``C`` is NaN there where the fits chose differently.
+        With ``"block"``, each representation has one more row, ``"all"``, as from `pool_reports`.
 
     Raises
     ------
     TypeError, ValueError
-        Like `probe`; an SAE of another width than ``data``; another ``held_out``; one block only, to be held out.
+        Like `probe`; an SAE's width differs from that of ``data``; ``held_out`` is neither of the two; or the only
+        block would be held out.
 
     Examples
     --------
@@ -250,7 +251,7 @@ def compare_representations(
 def _representations(
     data: LabelledSet, saes: Mapping[str, SparseAutoencoder]
 ) -> Iterator[tuple[str, LabelledSet, int | None]]:
-    """Name, set and components of a PCA, where there is to be one; the codes of one SAE at a time."""
+    """Name, set and number of PCA components (None for no PCA), holding the codes of one SAE at a time."""
     yield "activations", data, None
     for name, sae in saes.items():
         codes = data.encoded(sae)
@@ -259,11 +260,12 @@ def _representations(
 
 
 def pool_reports(reports: Sequence[ProbeReport]) -> ProbeReport:
-    """One report of all rows, from those of each block held out, in the order of `LabelledSet.by_block`.
+    """One report over all rows, from those of each held-out block, in the order of `LabelledSet.by_block`.
 
-    The test accuracy, and its interval, are over all rows, each predicted while its block was held out. The training
-    accuracy is the mean over the fits, weighted by their rows, and so is ``effective_dimension``; its interval is as
-    wide as if each row had been scored by one fit, so rather too wide. ``C`` is NaN where the fits chose differently.
+    The test accuracy and its interval are over all rows, each predicted while its block was held out. The training
+    accuracy and ``effective_dimension`` are means over the fits, weighted by their rows. The training interval is
+    computed as if a single fit had scored each row, so it is rather too wide. ``C`` is NaN if the fits chose different
+    values.
     """
     test_correct = np.concatenate([report.test_correct for report in reports])
     n = len(test_correct)
@@ -286,7 +288,7 @@ def pool_reports(reports: Sequence[ProbeReport]) -> ProbeReport:
 
 
 def _array(name: str, x: Tensor) -> NDArray[Any]:
-    """``x`` as scikit-learn takes it."""
+    """``x`` as an array for scikit-learn."""
     check_activations(x)
     if x.ndim != 2:
         raise InputError(f"{name} has shape {tuple(x.shape)}, but a probe takes rows (n, d); try x.flatten(0, -2)")
@@ -296,20 +298,20 @@ def _array(name: str, x: Tensor) -> NDArray[Any]:
 def _arrays(name: str, x: Tensor, labels: Tensor) -> tuple[NDArray[Any], NDArray[Any]]:
     array = _array(name, x)
     if len(labels) != len(x):
-        raise InputError(f"{name} has {len(x)} rows but {len(labels)} labels; give one label a row")
+        raise ValueError(f"{name} has {len(x)} rows but {len(labels)} labels; give one label per row")
     return array, labels.cpu().numpy()
 
 
 class _Fitted(NamedTuple):
-    """A probe that has seen its training part."""
+    """A probe fitted on its training part."""
 
     model: Any
-    """Scikit-learn's."""
+    """A scikit-learn estimator."""
     C: float
     n_components: int | None
 
     def components(self, x: NDArray[Any]) -> NDArray[Any]:
-        """``(n, n_components)``: what the regression weighs after a PCA."""
+        """``(n, n_components)``: inputs of the regression after the PCA."""
         components: NDArray[Any] = self.model[:-1].transform(x) if self.n_components else x[:, :0]
         return components
 
@@ -321,7 +323,7 @@ def _fit(
     n_components: int | None = None,
     standardize: bool = True,
 ) -> _Fitted:
-    """Fit to columns that are not zero throughout: the others get weight zero anyway, and are left out for speed."""
+    """Fit to columns that are not all zero; the others would get weight zero and are left out for speed."""
     from sklearn.decomposition import PCA
     from sklearn.dummy import DummyClassifier
     from sklearn.linear_model import LogisticRegression
@@ -333,18 +335,18 @@ def _fit(
     if len(class_sizes) < 2:
         raise InputError("the training labels hold one class only; a probe needs at least two")
     if n_components is not None and n_components < 0:
-        raise InputError(f"n_components must be at least 0, not {n_components}; None takes the columns as they are")
-    candidates = sorted(np.atleast_1d(np.asarray(C, dtype=float)).tolist())  # of equals the search takes the first
+        raise ValueError(f"n_components must be at least 0, not {n_components}; None uses the columns without a PCA")
+    candidates = sorted(np.atleast_1d(np.asarray(C, dtype=float)).tolist())  # the search takes the first among equals
     if not candidates or not all(0 < candidate < math.inf for candidate in candidates):
         raise InputError(f"C must be a positive number, or several to choose from, not {C!r}")
     folds = []
     if len(candidates) > 1:
         if class_sizes.min() < 2:
-            raise InputError("choosing C takes two training rows or more of each class; give one number")
+            raise ValueError("choosing C takes at least two training rows of each class; give a single number")
         folds = list(StratifiedKFold(min(5, class_sizes.min()), shuffle=True, random_state=0).split(x, y))
     if n_components is not None:
         n_components = min(n_components, *x.shape, *(len(rows) for rows, _ in folds))
-    if n_components == 0 or x.shape[1] == 0:  # nothing to learn from: the probe is the most frequent class
+    if n_components == 0 or x.shape[1] == 0:  # no inputs: the probe predicts the most frequent class
         return _Fitted(DummyClassifier(strategy="most_frequent").fit(x, y), math.nan, n_components)
     pca = [] if n_components is None else [PCA(n_components, svd_solver="full")]
     scaler = [StandardScaler()] if standardize else []
@@ -357,19 +359,19 @@ def _fit(
 
 @functools.lru_cache(maxsize=10_000)
 def _interval(accuracy: float, n: int) -> tuple[float, float]:
-    """95 % percentile bootstrap: how many of ``n`` rows drawn anew are right is binomial, so no row need be drawn."""
+    """95 % percentile bootstrap: the number of right rows in a resample of ``n`` is binomial and drawn directly."""
     right = np.random.default_rng(0).binomial(n, accuracy, size=N_RESAMPLES)
     low, high = np.quantile(right, [0.025, 0.975]) / n
     return float(low), float(high)
 
 
 def _participation_ratio(x: NDArray[Any]) -> float:
-    # In the precision of x, for speed: rounding is relative to the directions that vary most, and so are both traces.
-    x = x - x[0]  # exactly zero where a column is constant, which less its mean it need not be
+    # In the precision of x, for speed: rounding errors and both traces scale with the directions that vary most.
+    x = x - x[0]  # exactly zero for a constant column, which subtracting the mean does not guarantee
     x -= x.mean(axis=0)
     largest = max(x.max(initial=0), -x.min(initial=0))
     if largest == 0:
         return 0.0
-    x /= largest  # squared twice below: neither too great nor too small for that
-    gram = x.T @ x if x.shape[1] < len(x) else x @ x.T  # the same eigenvalues, but for zeros
+    x /= largest  # keeps values in range, as they are squared twice below
+    gram = x.T @ x if x.shape[1] < len(x) else x @ x.T  # the same eigenvalues, except for zeros
     return float(gram.trace(dtype=np.float64) ** 2 / np.square(gram).sum(dtype=np.float64))

@@ -1,4 +1,4 @@
-"""Exercises of tutorial 07: a plan, a comparison at the same L0, a table of results and what follows from it."""
+"""Exercises of tutorial 07: a plan, a comparison at the same L0, a table of results and the conclusion from it."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,48 +15,55 @@ KNOBS = (
     *("architecture", "preset", "ablations", "d_sae", "seed", "hook"),
     *("aux_coefficient", "gate_threshold", "lr", "n_steps"),
 )
-"""What an experiment may vary, one at a time."""
+"""Knobs that an experiment may vary, one at a time."""
 PLAN = ("question", "varied", "fixed", "prediction", "because")
 COLUMNS = ("variant", "l1_coefficient", "l0", "fvu", "fvu_train", "gamma", "n_dead")
 MIN_L1 = 3
 CLOSE = 0.02
-"""FVUs nearer to each other than this share are not told apart by one seed."""
+"""Relative difference below which a single seed cannot tell two FVUs apart."""
 
 
 @exercise
 def capstone_plan(answer: Mapping[str, Any]) -> None:
-    """``answer`` has a text for each of `PLAN`, but for ``"fixed"``, a list of knobs: written before the experiment."""
+    """``answer`` is a plan made before the experiment: a text for each of `PLAN`; for ``"fixed"``, a list of knobs."""
     if not isinstance(answer, Mapping) or set(answer) != set(PLAN):
         wrong("your plan", answer, f"a dict with {', '.join(PLAN)}", "keep the five names as they were")
     if any(entry is None for entry in answer.values()):
         raise NotImplementedError("replace each None above")
     question, varied, fixed, prediction, because = (answer[name] for name in PLAN)
-    _sentence("question", question, 5, "name what you compare, and by what: five words at least")
+    _sentence("question", question, 5, "name what you compare and by which measure, in at least five words")
     if not question.strip().endswith("?"):
-        wrong("question", question, "a question", "turn it into one that your table can answer, with a question mark")
+        wrong("question", question, "a question", "make it a question that your table can answer, with a question mark")
     if isinstance(varied, list | tuple | set):
-        wrong("varied", varied, "one knob", "change one thing: of two you would not know which one did it")
+        wrong(
+            "varied", varied, "one knob", "change one thing: with two you would not know which one made the difference"
+        )
     if varied in ("l1", "l1_coefficient"):
         wrong(
             "varied",
             varied,
             "another knob",
-            "each curve runs along the L1 penalty already; vary what tells curves apart",
+            "each curve runs along the L1 penalty already; vary what distinguishes the curves",
         )
     if varied not in KNOBS:
         wrong("varied", varied, f"one of {', '.join(KNOBS)}", "write the knob's name as the library does")
     if isinstance(fixed, str) or not all(name in KNOBS for name in fixed):
-        wrong(
-            "fixed", fixed, f"a list out of {', '.join(KNOBS)}", "list the names of the knobs that stay where they are"
-        )
+        wrong("fixed", fixed, f"a list of names from {', '.join(KNOBS)}", "list the names of the knobs that stay fixed")
     if varied in fixed:
-        wrong("fixed", fixed, f"a list without {varied!r}", "the same knob cannot be varied and stay where it is")
+        wrong("fixed", fixed, f"a list without {varied!r}", "the same knob cannot be both varied and fixed")
     if missing := [name for name in KNOBS if name not in fixed and name != varied]:
-        wrong("fixed", fixed, f"also {missing[0]!r}, for one", "a knob on neither list may move without your noticing")
-    _sentence("prediction", prediction, 5, "say which setting will be lower, and in what: five words at least")
+        wrong(
+            "fixed",
+            fixed,
+            f"also {missing[0]!r}, for example",
+            "a knob on neither list may change without your noticing",
+        )
+    _sentence("prediction", prediction, 5, "say which setting will be lower in which measure, in at least five words")
     if "l0" not in prediction.lower():
-        wrong("prediction", prediction, "a word on L0", "lower at which sparsity? Settings are compared at the same L0")
-    _sentence("because", because, 8, "give the mechanism, as you would to a colleague: eight words at least")
+        wrong(
+            "prediction", prediction, "a mention of L0", "lower at which sparsity? Settings are compared at the same L0"
+        )
+    _sentence("because", because, 8, "give the mechanism, as you would to a colleague, in at least eight words")
 
 
 def _sentence(name: str, text: object, n_words: int, hint: str) -> None:
@@ -66,9 +73,9 @@ def _sentence(name: str, text: object, n_words: int, hint: str) -> None:
 
 @exercise
 def fvu_at(answer: Callable[[Any, Any, float], float]) -> None:
-    """``answer(l0, fvu, target)`` is the FVU at ``target``, on straight lines over log L0 between the points given.
+    """``answer(l0, fvu, target)`` is the FVU at L0 ``target``, interpolated linearly over log L0 between the points.
 
-    The points come in any order; outside of them the answer is NaN, since nothing was measured there.
+    The points come in any order. Outside their range the answer is NaN, since nothing was measured there.
     """
     l0, fvu = np.array([40.0, 10.0, 90.0]), np.array([0.2, 0.4, 0.1])
     _expect_fvu(answer, l0, fvu, 40.0, "on a point itself the answer is that point's FVU")
@@ -77,10 +84,10 @@ def fvu_at(answer: Callable[[Any, Any, float], float]) -> None:
     for target in (5.0, 200.0):
         if np.isfinite(found := np.asarray(answer(l0, fvu, target), dtype=float)).any():
             wrong(
-                f"FVU at L0 {target:g}, of points from 10 to 90",
+                f"FVU at L0 {target:g}, from points between 10 and 90",
                 float(found),
                 "nan",
-                "nothing was measured there: np.interp goes on with the last value, unless you tell it left and right",
+                "nothing was measured there: np.interp repeats the last value unless you pass left and right",
             )
 
 
@@ -89,34 +96,37 @@ def _expect_fvu(answer: Callable[[Any, Any, float], float], l0: Any, fvu: Any, t
     up, down = l0[order], fvu[order]
     unsorted = "np.interp needs its points in ascending order; sort them"
     expect(
-        f"FVU at L0 {target:g}, of (40, 0.2), (10, 0.4), (90, 0.1)",
+        f"FVU at L0 {target:g}, from (40, 0.2), (10, 0.4), (90, 0.1)",
         answer(l0.copy(), fvu.copy(), target),
         interpolated(l0, fvu, target),
         hint,
         [
-            Mistake(np.interp(target, up, down), "this is a straight line over L0 itself; draw it over log L0"),
-            Mistake(down[np.argmin(np.abs(up - target))], "this is the FVU of the nearest point; a line joins two"),
+            Mistake(np.interp(target, up, down), "this interpolates over L0 itself; interpolate over log L0"),
+            Mistake(
+                down[np.argmin(np.abs(up - target))], "this is the FVU of the nearest point; interpolate between two"
+            ),
             Mistake(np.interp(np.log(target), np.log(l0), fvu), unsorted),
-            Mistake(np.interp(target, l0, fvu), unsorted + ", and by their logarithms"),
+            Mistake(np.interp(target, l0, fvu), unsorted + ", and take the logarithm of L0"),
             Mistake(
                 np.exp(np.interp(np.log(target), np.log(up), np.log(down))),
-                "this takes the logarithm of FVU, too; only that of L0 is wanted",
+                "this takes the logarithm of FVU, too; take only that of L0",
             ),
         ],
     )
 
 
 def interpolated(l0: NDArray[np.float64], fvu: NDArray[np.float64], target: float) -> float:
-    """What `fvu_at` expects."""
+    """The FVU that `fvu_at` expects."""
     order = np.argsort(l0)
     return float(np.interp(np.log(target), np.log(l0[order]), fvu[order], left=np.nan, right=np.nan))
 
 
 @exercise
 def capstone_results(answer: "pd.DataFrame") -> None:
-    """``answer`` has a row an SAE, with `COLUMNS`: at least two variants, each at three or more L1 coefficients.
+    """``answer`` has a row for each SAE, with `COLUMNS`: at least two variants, each at three or more L1 coefficients.
 
-    ``fvu`` is of held-out activations and ``fvu_train`` of those trained on; the variants meet somewhere in L0.
+    ``fvu`` is measured on held-out activations and ``fvu_train`` on the training activations; the variants' ranges of
+    L0 overlap.
     """
     _check_results(answer)
 
@@ -135,36 +145,34 @@ def _check_results(table: Any) -> None:
             f"row {row}",
             str(numbers[row].tolist()),
             "finite numbers",
-            "train this one again, or leave it out and say so",
+            "train this SAE again, or leave it out and say so",
         )
     if (n_variants := table.variant.nunique()) < 2:
-        wrong("variants", n_variants, "two or more", "one curve answers no question; what do you compare it with?")
+        wrong("variants", n_variants, "two or more", "a single curve answers no question; what do you compare it with?")
     n_l1 = table.groupby("variant").l1_coefficient.nunique()
     if n_l1.min() < MIN_L1:
         wrong(
             f"L1 coefficients of {n_l1.idxmin()!r}",
             int(n_l1.min()),
             f"{MIN_L1} or more",
-            "two points make no curve: add an L1 coefficient, between those you have or beyond them",
+            "two points do not make a curve: add an L1 coefficient between or beyond those you have",
         )
     if table.duplicated(["variant", "l1_coefficient", *(["seed"] if "seed" in table else [])]).any():
-        wrong(
-            "rows", "a variant twice at one L1", "each once", "of several seeds, keep the seed in a column of that name"
-        )
+        wrong("rows", "a variant twice at one L1", "each once", "if you use several seeds, add a column named seed")
     if not table.fvu.between(0, 1, inclusive="neither").all():
         far = table.fvu[~table.fvu.between(0, 1, inclusive="neither")].iloc[0]
         wrong(
             "FVU",
             float(far),
             "a share between 0 and 1",
-            "above 1 the mean does better: is it a per cent, or in another scale?",
+            "above 1 the mean does better: is it a percentage, or on another scale?",
         )
     if np.allclose(table.fvu, table.fvu_train, rtol=1e-9, atol=0):
         wrong(
             "fvu and fvu_train",
             "the same in every row",
             "two measurements",
-            "fvu is of activations that no SAE has trained on: give saelab.sweep a test",
+            "fvu is measured on activations that no SAE has trained on: pass test to saelab.sweep",
         )
     if table.groupby("variant").l0.nunique().min() < MIN_L1:
         wrong(
@@ -174,15 +182,15 @@ def _check_results(table: Any) -> None:
     if low >= high:
         wrong(
             "ranges of L0",
-            f"no L0 is within all: {_ranges(table)}",
+            f"no L0 is in all of them: {_ranges(table)}",
             "ranges that overlap",
-            "choose L1 coefficients for each variant apart, so that their L0 meet",
+            "choose the L1 coefficients separately for each variant, so that their ranges of L0 overlap",
         )
 
 
 _WHERE = {
-    "variant": "name in a column variant which curve each row is of",
-    "fvu_train": "add the FVU on the activations trained on: saelab.evaluate(saelab.load(path), store).fvu",
+    "variant": "add a column variant that says which curve each row belongs to",
+    "fvu_train": "add the FVU on the training activations: saelab.evaluate(saelab.load(path), store).fvu",
 }
 _WHERE |= dict.fromkeys(set(COLUMNS) - set(_WHERE), "keep the columns that saelab.sweep gives")
 
@@ -198,9 +206,9 @@ def _ranges(table: "pd.DataFrame") -> str:
 
 @exercise
 def capstone_conclusion(answer: Mapping[str, Any]) -> None:
-    """``answer`` has ``"results"``, ``"l0"`` and ``"lower_fvu"``: at that L0, the variant whose FVU is lowest.
+    """``answer`` has ``"results"``, ``"l0"`` and ``"lower_fvu"``, the variant with the lowest FVU at that L0.
 
-    Or ``"neither"``, where the two lowest are within `CLOSE` of each other.
+    ``"lower_fvu"`` is ``"neither"`` if the two lowest are within `CLOSE` of each other.
     """
     names = {"results", "l0", "lower_fvu"}
     if not isinstance(answer, Mapping) or set(answer) != names:
@@ -211,7 +219,9 @@ def capstone_conclusion(answer: Mapping[str, Any]) -> None:
     _check_results(table)
     low, high = _shared_l0(table)
     if not isinstance(l0, int | float) or not low <= l0 <= high:
-        wrong("l0", l0, "an L0 that all variants reach", f"within the ranges of all: {_ranges(table)}")
+        wrong(
+            "l0", l0, "an L0 that all variants reach", f"choose one within the range of every variant: {_ranges(table)}"
+        )
     at = {
         str(name): interpolated(rows.l0.to_numpy(float), rows.fvu.to_numpy(float), float(l0))
         for name, rows in table.groupby("variant")
@@ -230,7 +240,7 @@ def capstone_conclusion(answer: Mapping[str, Any]) -> None:
             "lower_fvu",
             repr(said),
             "another answer",
-            "the lowest two are within two per cent of each other, which one seed does not tell apart",
+            "the lowest two are within two per cent of each other, which one seed cannot tell apart",
         )
     if not is_close and said == "neither":
         wrong(

@@ -1,4 +1,4 @@
-"""All checks by name, a room for each tutorial."""
+"""All checks by name; each tutorial has a module of its own."""
 
 from saelab.exercises.capstone import capstone_conclusion, capstone_plan, capstone_results, fvu_at
 from saelab.exercises.gated import gated_codes, gated_loss, jumprelu_threshold, without_auxiliary

@@ -1,4 +1,4 @@
-"""Exercises of tutorial 04: codes and loss of a gated SAE, its JumpReLU threshold, what the auxiliary term is for."""
+"""Exercises of tutorial 04: codes and loss of a gated SAE, its JumpReLU threshold, the role of the auxiliary term."""
 
 from collections.abc import Callable
 
@@ -29,11 +29,13 @@ def gated_codes(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> N
         "codes of 16 inputs",
         seen,
         expected,
-        "write pi_gate and pi_mag on lines of their own: one says whether, the other how strongly",
+        "compute pi_gate and pi_mag on separate lines: one says whether a feature is on, the other how strongly",
         [
-            Mistake(gate * pi_mag, "a code is negative where the gate is open and pi_mag below 0; codes never are"),
+            Mistake(gate * pi_mag, "a code is negative where the gate is open and pi_mag is below 0; codes never are"),
             Mistake(pi_mag.relu(), threshold),
-            Mistake(soft * pi_mag.relu(), "this gate is soft: it scales codes. A gate is open or shut, 1 or 0"),
+            Mistake(
+                soft * pi_mag.relu(), "this gate is soft, so it scales codes; a gate is either open or shut, 1 or 0"
+            ),
             Mistake(pi_gate.relu() * pi_mag.relu(), "how far the gate is open must not matter to the code"),
             Mistake(pi_gate.relu(), "this is a standard SAE's code: the magnitude path is missing"),
             Mistake(gate, "the gate alone says whether a feature is on; how strongly comes from pi_mag"),
@@ -42,8 +44,8 @@ def gated_codes(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> N
                 gate * ((u + b_gate) * r_mag.exp() + b_mag).relu(),
                 "b_gate has got into the magnitude: the two paths share u and nothing after it",
             ),
-            Mistake(gate * ((u + b_mag) * r_mag.exp()).relu(), "b_mag is stretched, too; rescale u first, then add it"),
-            Mistake((u + b_mag > 0) * (u * r_mag.exp() + b_gate).relu(), "b_gate and b_mag have changed places"),
+            Mistake(gate * ((u + b_mag) * r_mag.exp()).relu(), "b_mag is rescaled, too; rescale u first, then add it"),
+            Mistake((u + b_mag > 0) * (u * r_mag.exp() + b_gate).relu(), "b_gate and b_mag are swapped"),
             Mistake((pi_gate < 0) * pi_mag.relu(), "this gate is open where pi_gate is below 0"),
         ],
     )
@@ -53,11 +55,11 @@ def gated_codes(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> N
         seen,
         leaves,
         expected,
-        "what flows back is the gradient of pi_mag, where the feature is on; the gate is a constant to it",
+        "the gradient is that of pi_mag where the feature is on; the gate acts as a constant",
         [
             Mistake(
                 through * pi_mag.relu(),
-                "a gradient flows through the gate, by a straight-through trick; a step has none, and that is "
+                "a straight-through estimator lets a gradient flow through the gate; a step has none, which is "
                 "why there is an auxiliary term",
             ),
             Mistake(
@@ -66,14 +68,14 @@ def gated_codes(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> N
             ),
             Mistake(
                 gate * (u.detach() * r_mag.exp() + b_mag).relu(),
-                "the encoder learns nothing here: u is detached; detach nothing, a step has no gradient anyway",
+                "u is detached, so the encoder learns nothing; detach nothing, as a step has no gradient anyway",
             ),
         ],
     )
 
 
 def _loss(case: tuple[Tensor, ...], l1: float, mistake: str = "") -> Tensor:
-    """The gated loss, or what one mistake makes of it."""
+    """The gated loss, or its value under a given mistake."""
     x, W_enc, b_gate, r_mag, b_mag, W_dec, b_dec = case
     centre = {"input detached": b_dec.detach(), "not centred": torch.zeros_like(b_dec)}.get(mistake, b_dec)
     u = (x - centre) @ W_enc
@@ -98,20 +100,20 @@ def _loss(case: tuple[Tensor, ...], l1: float, mistake: str = "") -> Tensor:
 _VALUE_MISTAKES = {
     "mean": "the squared error is averaged over d_in, too; sum over d_in, then average over the batch",
     "batch sum": "this is the sum over the batch; E is its mean",
-    "l1 on codes": "the L1 penalty weighs the codes; it must weigh what decides whether a feature is on, or magnitudes "
+    "l1 on codes": "the L1 penalty is on the codes; it must be on what decides whether a feature is on, or magnitudes "
     "shrink again",
-    "l1 without relu": "the L1 penalty weighs gates that are shut as well; take relu(pi_gate)",
+    "l1 without relu": "the L1 penalty counts gates that are shut as well; take relu(pi_gate)",
     "l1 mean": "the L1 norm is a sum over features; only the batch is averaged",
-    "no aux": "the third term is missing: nothing but the L1 penalty would move the gate's bias",
-    "aux of codes": "the auxiliary term reconstructs from the codes; it is there to judge the gate, relu(pi_gate)",
+    "no aux": "the third term is missing: only the L1 penalty would move the gate's bias",
+    "aux of codes": "the auxiliary term reconstructs from the codes; its purpose is to train the gate, relu(pi_gate)",
     "not centred": "b_dec is not subtracted from x before the encoder",
 }
 _GRADIENT_MISTAKES = {
     "not frozen": "the auxiliary term trains W_dec and b_dec; its decoder is frozen, so what has to be detached?",
-    "W_dec not frozen": "the auxiliary term trains W_dec: only b_dec is frozen in its decode",
-    "b_dec not frozen": "the auxiliary term trains b_dec in its decode; the decoder's bias is frozen there as well",
-    "input detached": "the b_dec that is subtracted from x stays live; only the auxiliary *decode* is frozen",
-    "aux no gradient": "the auxiliary term teaches nobody: relu(pi_gate) is detached, too; freeze the decoder alone",
+    "W_dec not frozen": "the auxiliary term trains W_dec, as only b_dec is frozen in its decode",
+    "b_dec not frozen": "the auxiliary term trains b_dec in its decode; the decoder's bias must be frozen there, too",
+    "input detached": "the b_dec that is subtracted from x still gets gradients; only the auxiliary *decode* is frozen",
+    "aux no gradient": "the auxiliary term trains nothing: relu(pi_gate) is detached, too; freeze only the decoder",
 }
 
 
@@ -143,7 +145,7 @@ def gated_loss(answer: Callable[..., Tensor]) -> None:
         "loss of 12 inputs",
         seen,
         expected,
-        "compute the three terms on lines of their own: error, l1 times sparsity, auxiliary error",
+        "compute the three terms on separate lines: error, l1 times sparsity, auxiliary error",
         [Mistake(_loss(case, 0.7, name), hint) for name, hint in _VALUE_MISTAKES.items()],
     )
     expect_gradients(
@@ -151,7 +153,7 @@ def gated_loss(answer: Callable[..., Tensor]) -> None:
         seen,
         leaves,
         expected,
-        "the value is right; take each term in turn and ask which tensors it may train",
+        "the value is right; for each term, ask which tensors it may train",
         [Mistake(_loss(case, 0.7, name), hint) for name, hint in _GRADIENT_MISTAKES.items()],
     )
 
@@ -170,18 +172,18 @@ def jumprelu_threshold(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> No
         "theta of four features",
         answer(b_gate, r_mag, b_mag),
         right,
-        "the gate opens where u = -b_gate: what is pi_mag there?",
+        "the gate opens at u = -b_gate: what is pi_mag there?",
         [
             Mistake(
                 b_mag + scale * b_gate, "check the sign: with a low b_gate, the gate opens late, at a large pi_mag"
             ),
             Mistake(-right, "this is minus the threshold: pi_mag > theta has to mean u > -b_gate"),
-            Mistake(b_mag - b_gate, "this is right where exp(r_mag) is 1; u is stretched before b_mag is added"),
+            Mistake(b_mag - b_gate, "this is right only if exp(r_mag) is 1; u is rescaled before b_mag is added"),
             Mistake(b_mag - r_mag * b_gate, "r_mag is the logarithm of the factor on u"),
             Mistake(-b_gate, "this is the threshold on u; a JumpReLU compares z = pi_mag with its threshold"),
             Mistake(-scale * b_gate, "this is the threshold on u * exp(r_mag), before b_mag is added"),
             Mistake(b_mag - b_gate / scale, "u is multiplied by exp(r_mag) on its way to pi_mag, not divided"),
-            Mistake(right.relu(), "a threshold may be negative; it is the codes that may not"),
+            Mistake(right.relu(), "a threshold may be negative; only codes may not"),
         ],
     )
 
@@ -194,6 +196,6 @@ def without_auxiliary(answer: str) -> None:
         "falls",
         {
             "rises": "b_gate has no gradient from the reconstruction; which term is left to move it, and which way?",
-            "stays": "the auxiliary term is the one that asks for open gates; what does the L1 penalty do without it?",
+            "stays": "the auxiliary term is the one that opens gates; what does the L1 penalty do without it?",
         },
     )

@@ -1,4 +1,4 @@
-"""Exercises of tutorial 03: one factor by hand, rescaled and shifted codes, and what such a repair can change."""
+"""Exercises of tutorial 03: a rescaling factor by hand, rescaled and shifted codes, and what this repair changes."""
 
 from collections.abc import Callable, Mapping
 
@@ -10,7 +10,7 @@ from saelab.exercises.verdicts import Mistake, Wrong, exercise, expect, expect_c
 
 @exercise
 def best_rescale(answer: Callable[[Tensor, Tensor, Tensor, Tensor], float]) -> None:
-    """``answer(x, codes, W_dec, b_dec)`` is the a of least E||x - (a * codes @ W_dec + b_dec)||^2.
+    """``answer(x, codes, W_dec, b_dec)`` is the a that minimises E||x - (a * codes @ W_dec + b_dec)||^2.
 
     Shapes: ``x`` ``(batch, d_in)``, ``codes`` ``(batch, d_sae)``, ``W_dec`` ``(d_sae, d_in)``, ``b_dec`` ``(d_in,)``.
     """
@@ -19,11 +19,11 @@ def best_rescale(answer: Callable[[Tensor, Tensor, Tensor, Tensor], float]) -> N
         "one feature, x = 3, code 1, b_dec = 1",
         answer(3 * one, one, one, one[0]),
         2.0,
-        "with which a does a * 1 + 1 give 3?",
+        "for which a is a * 1 + 1 equal to 3?",
         [
-            Mistake(3.0, "b_dec is added whatever a is: only the rest of x is for the features to explain"),
-            Mistake(1.5, "this stretches b_dec as well: a multiplies codes @ W_dec alone"),
-            Mistake(0.5, "this is 1 / a: by how much the features are too short, not by how much to stretch them"),
+            Mistake(3.0, "b_dec is added whatever a is, so the features only have to explain the rest of x"),
+            Mistake(1.5, "this rescales b_dec as well; a multiplies codes @ W_dec alone"),
+            Mistake(0.5, "this is 1 / a, which says how short the features are, not by how much to stretch them"),
         ],
     )
     generator = torch.Generator().manual_seed(3)
@@ -39,20 +39,20 @@ def best_rescale(answer: Callable[[Tensor, Tensor, Tensor, Tensor], float]) -> N
         "64 random rows",
         answer(x, codes, W_dec, b_dec),
         td.sum() / dd.sum(),
-        "with d = codes @ W_dec, set the derivative of E||x - b_dec - a * d||^2 by a to zero, and solve for a",
+        "with d = codes @ W_dec, set the derivative of E||x - b_dec - a * d||^2 with respect to a to zero",
         [
             Mistake(
                 (x * d).sum() / dd.sum(),
-                "b_dec is added whatever a is: only the rest of x is for the features to explain",
+                "b_dec is added whatever a is, so the features only have to explain the rest of x",
             ),
-            Mistake((x * r).sum() / (r * r).sum(), "this stretches b_dec as well: a multiplies codes @ W_dec alone"),
-            Mistake(dd.sum() / td.sum(), "this is 1 / a: by how much the features are too short"),
+            Mistake((x * r).sum() / (r * r).sum(), "this rescales b_dec as well; a multiplies codes @ W_dec alone"),
+            Mistake(dd.sum() / td.sum(), "this is 1 / a, which says how short the features are"),
             Mistake((td / dd)[dd > 0].mean(), "this is the mean of each row's own a; sum over the batch, then divide"),
-            Mistake((td / dd).mean(), "some rows have no feature on, and no a of their own: sum over the batch first"),
-            Mistake(td.sum() / tt.sum(), "this is the factor on x - b_dec that comes nearest to d; stretch d instead"),
+            Mistake((td / dd).mean(), "rows with no feature on have no a of their own; sum over the batch first"),
+            Mistake(td.sum() / tt.sum(), "this is the best factor on x - b_dec to match d; rescale d instead"),
             Mistake(
                 (tt.sum() / dd.sum()).sqrt(),
-                "this makes the lengths equal; where directions differ, that is too long for the least error",
+                "this makes the lengths equal, but if directions differ, the least error needs a shorter one",
             ),
         ],
     )
@@ -77,23 +77,21 @@ def rescale_shift_codes(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> N
         "codes of three inputs",
         seen,
         expected,
-        "for each entry ask first whether its feature is on (pi alone says so), then how strongly",
+        "for each entry, first ask whether its feature is on (pi alone decides), then how strongly",
         [
             Mistake(
                 line.relu(),
-                "a shift above 0 has switched on features that the encoder left off; who decides whether one is on?",
+                "a positive shift has switched on features that the encoder left off; what decides whether one is on?",
             ),
-            Mistake(on * line, "a code is negative where the shift is; codes never are"),
-            Mistake(line, "nothing is ever off here, and codes are negative; where is the gate?"),
+            Mistake(on * line, "a code is negative where the shift is negative; codes never are"),
+            Mistake(line, "no feature is ever off here, and codes are negative; where is the gate?"),
             Mistake(
                 on * (r_mag * pi + b_mag).relu(), "r_mag is the logarithm of the factor, so that 0 changes nothing"
             ),
             Mistake(on * ((1 + r_mag) * pi + b_mag).relu(), "1 + r_mag is exp(r_mag) only near 0"),
-            Mistake(
-                on * (r_mag.exp() * (pi + b_mag)).relu(), "here the shift is stretched, too; rescale first, then shift"
-            ),
-            Mistake(on * (r_mag.exp() * pi).relu(), "this only rescales; what has become of b_mag?"),
-            Mistake(on * (pi + b_mag).relu(), "this only shifts; what has become of r_mag?"),
+            Mistake(on * (r_mag.exp() * (pi + b_mag)).relu(), "the shift is rescaled, too; rescale first, then shift"),
+            Mistake(on * (r_mag.exp() * pi).relu(), "this only rescales; where is b_mag?"),
+            Mistake(on * (pi + b_mag).relu(), "this only shifts; where is r_mag?"),
         ],
     )
     expect_gradients(
@@ -101,7 +99,7 @@ def rescale_shift_codes(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> N
         seen,
         {"r_mag": r_mag, "b_mag": b_mag},
         expected,
-        "these two are all that learns: compute codes from them with torch alone, without detach, item or numpy",
+        "only these two are trained: compute codes from them with torch alone, without detach, item or numpy",
     )
 
 
@@ -109,22 +107,22 @@ _CHOICES: dict[str, tuple[str, dict[str, str]]] = {
     "L0": (
         "stays",
         {
-            "rises": "L0 counts features that are on; the frozen pi > 0 is still asked first, so which could be new?",
-            "falls": "only a shift below 0 can switch a code off; L1 made codes too small, so where does the shift go?",
+            "rises": "L0 counts features that are on, and the frozen pi > 0 is still required; which could be new?",
+            "falls": "only a negative shift can switch a code off; L1 made codes too small, so what sign does it get?",
         },
     ),
     "gamma": (
         "rises",
         {
-            "falls": "gamma below 1 says that reconstructions are too short; will less error make them shorter still?",
-            "stays": "gamma is what two numbers a feature, fitted to the error alone, can mend: no L1 pulls any more",
+            "falls": "gamma below 1 means that reconstructions are too short; will less error make them even shorter?",
+            "stays": "two numbers per feature, fitted to the error alone, can repair gamma: no L1 pulls any more",
         },
     ),
     "FVU": (
         "falls",
         {
-            "rises": "FVU is the error that this training minimises, and doing nothing is among its choices",
-            "stays": "FVU has two parts: which features are on, and how strongly. Is the second as good as it can be?",
+            "rises": "FVU is the error that this training minimises, and doing nothing is one of its options",
+            "stays": "FVU depends on which features are on and how strongly. Is the second as good as it can be?",
         },
     ),
 }
@@ -132,7 +130,7 @@ _CHOICES: dict[str, tuple[str, dict[str, str]]] = {
 
 @exercise
 def what_repair_changes(answer: Mapping[str, str]) -> None:
-    """``answer`` says of ``"L0"``, ``"gamma"`` and ``"FVU"`` whether it ``"rises"``, ``"falls"`` or ``"stays"``."""
+    """``answer`` says for ``"L0"``, ``"gamma"`` and ``"FVU"`` whether it ``"rises"``, ``"falls"`` or ``"stays"``."""
     if not isinstance(answer, Mapping) or set(answer) != set(_CHOICES):
         raise Wrong(
             shown(answer),

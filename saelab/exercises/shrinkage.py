@@ -1,4 +1,4 @@
-"""Exercises of tutorial 02: the relative reconstruction bias, what is taken for it, and why an L1 penalty shrinks."""
+"""Exercises of tutorial 02: the relative reconstruction bias, its look-alikes, and why an L1 penalty shrinks."""
 
 from collections.abc import Callable, Collection, Iterable
 from typing import get_args
@@ -10,13 +10,13 @@ import saelab
 from saelab.evaluation.metrics import BiasFormula
 from saelab.exercises.verdicts import Mistake, exercise, expect, wrong
 
-NORMS = "this is a ratio of norms, which is below 1 for a reconstruction without bias, too"
-VERSION_1 = "this is version 1's equation (10): its denominator has the loss of r where that of the best r / g belongs"
+NORMS = "this is a ratio of norms, which can be below 1 for an unbiased reconstruction, too"
+VERSION_1 = "this is version 1's equation (10): its denominator has the loss of r in place of that of the best r / g"
 
 
 @exercise
 def relative_reconstruction_bias(answer: Callable[[Tensor, Tensor], float]) -> None:
-    """``answer(x, r)`` is gamma, the g of least E||r / g - x||^2, of inputs and reconstructions ``(batch, d_in)``.
+    """``answer(x, r)`` is gamma, the g that minimises E||r / g - x||^2; ``x`` and ``r`` are ``(batch, d_in)``.
 
     Source: Rajamanoharan et al. (2024), section 4 and appendix; gamma = E||r||^2 / E[x . r].
     """
@@ -31,8 +31,8 @@ def relative_reconstruction_bias(answer: Callable[[Tensor, Tensor], float]) -> N
                 3**-0.5,
                 VERSION_1,
             ),
-            Mistake(2.0, "this is 1 / gamma: it says by how much to stretch r, gamma says how short it is"),
-            Mistake(0.25, "this looks like gamma squared, or E||r||^2 alone: r / g equals x at which g?"),
+            Mistake(2.0, "this is 1 / gamma, which says by how much to stretch r; gamma says how short r is"),
+            Mistake(0.25, "this looks like gamma squared, or E||r||^2 alone: for which g is r / g equal to x?"),
         ],
     )
     generator = torch.Generator().manual_seed(0)
@@ -48,7 +48,7 @@ def relative_reconstruction_bias(answer: Callable[[Tensor, Tensor], float]) -> N
         [
             Mistake(
                 (rr / xr).mean(),
-                "this is the mean of each row's own ratio; the expectations come first, then one ratio",
+                "this is the mean of each row's own ratio; take the expectations first, then one ratio",
             ),
             Mistake((r.square() / (x * r)).mean(), "this divides entry by entry; sum over the whole batch first"),
             Mistake(xr.sum() / xx.sum(), "this is E[x . r] / E||x||^2, the best factor on x; gamma divides r"),
@@ -56,9 +56,7 @@ def relative_reconstruction_bias(answer: Callable[[Tensor, Tensor], float]) -> N
                 (rr.sum() / xx.sum()).sqrt(),
                 NORMS,
             ),
-            Mistake(
-                rr.sum() / xx.sum(), "this compares E||r||^2 with E||x||^2, and never asks whether r points along x"
-            ),
+            Mistake(rr.sum() / xx.sum(), "this compares E||r||^2 with E||x||^2, and ignores whether r points along x"),
             Mistake(
                 r.norm(dim=1).mean() / x.norm(dim=1).mean(),
                 NORMS,
@@ -72,20 +70,20 @@ def relative_reconstruction_bias(answer: Callable[[Tensor, Tensor], float]) -> N
 
 
 MISSED: dict[str, str] = {
-    "projection": "a projection keeps r at a right angle to x - r, so E[x . r] = E||r||^2: put that into each formula",
-    "norm_ratio": "half of x is missing from r, which is shorter for it: which formula compares lengths alone?",
+    "projection": "a projection keeps r orthogonal to x - r, so E[x . r] = E||r||^2: substitute that into each formula",
+    "norm_ratio": "r lacks half of x, so it is shorter: which formula compares lengths alone?",
 }
 ACCUSED: dict[str, str] = {
-    "corrected": "no factor brings back what was left out: which g brings r / g nearest to x along what is left?",
+    "corrected": "no factor brings back what was left out: which g brings r / g nearest to x in the dimensions kept?",
     "v1": "by Pythagoras, what is E||x||^2 - E||x - r||^2 for a projection?",
 }
 
 
 @exercise
 def biased_by(answer: Collection[str]) -> None:
-    """A prediction: the formulas that are not 1 for an orthogonal projection onto half of the dimensions.
+    """A prediction: the formulas that do not give 1 for an orthogonal projection onto half of the dimensions.
 
-    Names as `saelab.relative_reconstruction_bias` has them, in a set or a list.
+    Formulas are named as in `saelab.relative_reconstruction_bias`, in a set or a list.
     """
     names = {answer} if isinstance(answer, str) else set(answer)
     if not names <= set(get_args(BiasFormula)):
@@ -108,7 +106,7 @@ def biased_by(answer: Collection[str]) -> None:
 
 @exercise
 def best_code(answer: Callable[[Tensor, float], Tensor]) -> None:
-    """``answer(z, l1)`` is the f >= 0 of least ``(z - f)^2 + l1 * f``, for each of the magnitudes ``z``, ``(n,)``."""
+    """``answer(z, l1)`` is the f >= 0 that minimises ``(z - f)^2 + l1 * f``, for each magnitude in ``z``, ``(n,)``."""
     z, l1 = torch.tensor([3.0, 2.0, 1.5, 0.8, 0.3, 0.0, -1.0, -2.5]), 1.2
     half = l1 / 2
     given = z.clone()
@@ -116,33 +114,35 @@ def best_code(answer: Callable[[Tensor, float], Tensor]) -> None:
         "codes of z = 3, 2, 1.5, 0.8, 0.3, 0, -1, -2.5 at l1 = 1.2",
         answer(given, l1),
         (z - half).clamp(min=0),
-        "set the derivative with respect to f to zero; then ask what happens where that f is below 0",
+        "set the derivative with respect to f to zero; then ask what happens if that f is below 0",
         [
             Mistake((z - l1).clamp(min=0), "too short: the derivative of (z - f)^2 brings a factor of 2"),
-            Mistake(z - half, "some of these are below 0: a code never is, so what is the best that is allowed?"),
+            Mistake(z - half, "some of these are below 0, but a code never is; what is the best allowed value?"),
             Mistake(z.clamp(min=0), "this is the best code at no price at all"),
             Mistake(
                 torch.where(z > half, z, 0.0),
-                "this switches weak codes off and leaves the others whole; the price is paid by these as well",
+                "this switches weak codes off and leaves the others unchanged, but they pay the price as well",
             ),
             Mistake(
                 torch.where(z > l1, z, 0.0),
-                "this switches weak codes off and leaves the others whole; the price is paid by these as well",
+                "this switches weak codes off and leaves the others unchanged, but they pay the price as well",
             ),
             Mistake(
-                z.sign() * (z.abs() - half).clamp(min=0), "right for codes of either sign; an SAE's are never below 0"
+                z.sign() * (z.abs() - half).clamp(min=0),
+                "this is right for codes of either sign; an SAE's are never below 0",
             ),
             Mistake(
                 (z / (1 + l1)).clamp(min=0),
-                "this is for a price on f squared, which scales; an L1 price is linear in f",
+                "this is for a price on f squared, which rescales codes; an L1 price is linear in f",
             ),
             Mistake(
                 (z / (1 + half)).clamp(min=0),
-                "this is for a price on f squared, which scales; an L1 price is linear in f",
+                "this is for a price on f squared, which rescales codes; an L1 price is linear in f",
             ),
-            Mistake((z + half).clamp(min=0), "a price does not make codes greater: check the sign of its derivative"),
+            Mistake((z + half).clamp(min=0), "a price does not increase codes: check the sign of its derivative"),
             Mistake(
-                (z - half).abs(), "where the optimum is out of bounds, the best is at the bound, not on its other side"
+                (z - half).abs(),
+                "if the optimum is out of bounds, the best allowed value is at the bound, not mirrored",
             ),
         ],
     )
@@ -160,7 +160,7 @@ def pooled_bias(answer: Callable[[Iterable[tuple[Tensor, Tensor]]], float]) -> N
         return x, share * x + 0.1 * size * torch.randn(n, 5, generator=generator)
 
     def sums(batches: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each batch: rows, summed ||r||^2, summed x . r."""
+        """Number of rows, summed ||r||^2 and summed x . r of each batch."""
         return (
             torch.tensor([float(len(x)) for x, _ in batches]),
             torch.stack([r.square().sum() for _, r in batches]),
@@ -174,7 +174,7 @@ def pooled_bias(answer: Callable[[Iterable[tuple[Tensor, Tensor]]], float]) -> N
         "gamma over three batches of 32 rows",
         answer(even),
         rr.sum() / xr.sum(),
-        "add up ||r||^2 and x . r over all rows of all batches, and divide once, at the end",
+        "sum ||r||^2 and x . r over all rows of all batches, and divide once, at the end",
         [
             Mistake(
                 each.mean(),
@@ -183,7 +183,7 @@ def pooled_bias(answer: Callable[[Iterable[tuple[Tensor, Tensor]]], float]) -> N
             Mistake(each[-1], "this is gamma of the last batch alone"),
             Mistake(each[0], "this is gamma of the first batch alone: is return inside the loop?"),
             Mistake(each.median(), "this is the median of the batches' gammas; pool sums, not ratios"),
-            Mistake(xr.sum() / rr.sum(), "upside down: gamma is short where r is"),
+            Mistake(xr.sum() / rr.sum(), "this is upside down: gamma is below 1 if r is too short"),
         ],
     )
     uneven = [batch(64, 3.0, 0.9), batch(64, 1.0, 0.5), batch(3, 1.0, 0.2)]
@@ -192,14 +192,14 @@ def pooled_bias(answer: Callable[[Iterable[tuple[Tensor, Tensor]]], float]) -> N
         "gamma over batches of 64, 64 and 3 rows",
         answer(uneven),
         rr.sum() / xr.sum(),
-        "this was right for batches of one size; add up over rows, not over batches",
+        "this was right for batches of equal size; sum over rows, not over batches",
         [
-            Mistake((rr / n).sum() / (xr / n).sum(), "means of batches count the three rows as much as 64; take sums"),
+            Mistake((rr / n).sum() / (xr / n).sum(), "batch means count the three rows as much as 64; take sums"),
         ],
     )
     expect(
         "the same batches from an iterator",
         answer(iter(uneven)),
         rr.sum() / xr.sum(),
-        "an iterator can be read only once: take both sums in one pass",
+        "an iterator can be read only once: compute both sums in one pass",
     )

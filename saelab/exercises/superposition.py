@@ -11,7 +11,7 @@ from saelab.sae.standard import StandardSAE
 
 @exercise
 def expected_l0(answer: Callable[[Tensor], float]) -> None:
-    """``answer(density)`` is the mean number of features on, of the probability ``(n_features,)`` that each is."""
+    """``answer(density)`` is the mean number of features on, from the probability of each, ``(n_features,)``."""
     density = torch.tensor([0.5, 0.25, 0.1, 0.05])
     expect(
         "expected L0 of densities 0.5, 0.25, 0.1, 0.05",
@@ -19,10 +19,10 @@ def expected_l0(answer: Callable[[Tensor], float]) -> None:
         density.sum(),
         "L0 counts features; what does a feature that is on half of the time add to the count, on average?",
         [
-            Mistake(density.mean(), "this is the mean density: it stays the same if every feature comes twice"),
+            Mistake(density.mean(), "this is the mean density, which would not change if every feature were doubled"),
             Mistake(1 - (1 - density).prod(), "this is the probability that any feature is on; how many are?"),
             Mistake(density.prod(), "this is the probability that all are on at once"),
-            Mistake(density.max(), "this counts the most frequent feature alone"),
+            Mistake(density.max(), "this counts only the most frequent feature"),
             Mistake((density > 0).sum(), "this is how many features there are; they are off most of the time"),
         ],
     )
@@ -30,14 +30,14 @@ def expected_l0(answer: Callable[[Tensor], float]) -> None:
         "expected L0 of one feature of density 0.3",
         answer(torch.tensor([0.3])),
         0.3,
-        "one feature counts, too",
+        "a single feature counts, too",
         atol=1e-5,
     )
 
 
 @exercise
 def interference(answer: Callable[[Tensor], Tensor]) -> None:
-    """``answer(dictionary)`` is ``(n_features, n_features)``: what feature j, at one unit, adds to the reading of i.
+    """``answer(dictionary)`` is ``(n_features, n_features)``: how much one unit of feature j adds to the reading of i.
 
     The reading of feature i is the dot product with its direction. ``dictionary`` is ``(n_features, d_in)``, with rows
     of any length; the diagonal is 0.
@@ -46,7 +46,7 @@ def interference(answer: Callable[[Tensor], Tensor]) -> None:
     unit = torch.nn.functional.normalize(rows)
     cosines, dots = unit @ unit.T, rows @ rows.T
     off = 1 - torch.eye(5)
-    one_side = "only one of the two directions is of unit length here; a cosine needs both"
+    one_side = "only one of the two directions has unit length here; a cosine needs both"
     not_unit = "these are dot products of rows as they are; a direction has length 1"
     columns = rows / rows.norm(dim=0)
     expect(
@@ -63,7 +63,7 @@ def interference(answer: Callable[[Tensor], Tensor]) -> None:
             Mistake((rows @ unit.T) * off, one_side),
             Mistake((unit @ rows.T) * off, one_side),
             Mistake((columns @ columns.T) * off, "the features are the rows: divide each row by its own length"),
-            Mistake(cosines - 1, "this takes 1 from every entry; only the diagonal should change"),
+            Mistake(cosines - 1, "this subtracts 1 from every entry; only the diagonal should change"),
         ],
     )
 
@@ -88,20 +88,20 @@ def standard_encode(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) 
         "codes of six inputs, with five features in three dimensions",
         answer(given, W.clone(), b_enc.clone(), b_dec.clone()),
         right,
-        "go through the formula from the inside: centre x, multiply, add the bias, cut off below 0",
+        "work through the formula from the inside: centre x, multiply, add the bias, clip at 0",
         [
             Mistake(u + b_enc, "these are pre-activations: some are below 0, and a code never is"),
             Mistake(
-                (x @ W + b_enc).relu(), "x is not centred: what does the decoder add that the encoder should take off?"
+                (x @ W + b_enc).relu(), "x is not centred: what does the decoder add that the encoder should subtract?"
             ),
             Mistake(
                 ((x + b_dec) @ W + b_enc).relu(), "b_dec has the wrong sign: the decoder adds it, so the encoder ..."
             ),
             Mistake(u.relu(), "b_enc is missing: without it no feature has a threshold of its own"),
-            Mistake(u.relu() + b_enc, "b_enc comes before the ReLU: it decides what is cut off"),
+            Mistake(u.relu() + b_enc, "b_enc comes before the ReLU: it decides what is clipped"),
             Mistake((u - b_enc).relu(), "b_enc has the wrong sign"),
-            Mistake((u + b_enc).abs(), "this is the absolute value: what is below 0 is off, not turned over"),
-            Mistake(u + b_enc.relu(), "the ReLU is of the whole sum, not of the bias alone"),
+            Mistake((u + b_enc).abs(), "this is the absolute value: a feature below 0 is off, not flipped"),
+            Mistake(u + b_enc.relu(), "the ReLU applies to the whole sum, not to the bias alone"),
         ],
     )
     if not torch.equal(given, x):
@@ -114,18 +114,18 @@ def standard_encode(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) 
 
 
 L0_HINTS: Mapping[str, str] = {
-    "rises": "each feature that is on costs more now; would you have more of them on?",
+    "rises": "each feature that is on costs more now; would you turn more of them on?",
     "stays": "a weak feature saves little error; is it still worth twice the price?",
 }
 FVU_HINTS: Mapping[str, str] = {
     "falls": "with less to spend on codes, can the reconstruction come closer to x?",
-    "stays": "the loss is a sum of two terms; what gives way where the other one gets dearer?",
+    "stays": "the loss is a sum of two terms; if one becomes more expensive, what happens to the other?",
 }
 
 
 @exercise
 def doubling_the_l1_penalty(answer: tuple[str, str]) -> None:
-    """A prediction, ``(what L0 does, what FVU does)``: each ``"rises"``, ``"falls"`` or ``"stays"``."""
+    """A prediction ``(what L0 does, what FVU does)``: each is ``"rises"``, ``"falls"`` or ``"stays"``."""
     if not isinstance(answer, tuple | list) or len(answer) != 2:
         wrong(
             "your prediction", repr(answer), "two words, such as (..., ...)", "first what L0 does, then what FVU does"

@@ -1,4 +1,4 @@
-"""How an answer is checked, whatever the exercise: cases, the mistakes they tell apart, and what is said of them."""
+"""Tools that all checks share: compare an answer on a case, recognise usual mistakes, and report a verdict."""
 
 import functools
 import html
@@ -22,16 +22,16 @@ _COLORS: dict[State, str] = {"passed": "#009E73", "failed": "#D55E00", "open": "
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check says of an answer. A notebook shows it where it is the last line of a cell."""
+    """The result of a check. A notebook shows it if it is the last line of a cell."""
 
     exercise: str
     """The name of the check."""
     state: State
-    """``"open"``: nothing has been written yet."""
+    """``"open"`` means that nothing has been written yet."""
     seen: str = ""
     expected: str = ""
     hint: str = ""
-    """Empty, all three, where the answer passed; an open exercise has a hint only."""
+    """These three are empty if the answer passed; an open exercise has only a hint."""
 
     @property
     def passed(self) -> bool:
@@ -56,7 +56,7 @@ class Verdict:
 
 
 class Wrong(Exception):
-    """An answer is not right: what was seen, what was expected, and a hint."""
+    """A wrong answer, with what was seen, what was expected, and a hint."""
 
     def __init__(self, seen: str, expected: str, hint: str) -> None:
         super().__init__(f"seen {seen}; expected {expected}; {hint}")
@@ -64,17 +64,17 @@ class Wrong(Exception):
 
 
 class Mistake(NamedTuple):
-    """A usual mistake: what it gives on a case, and the hint for who makes it."""
+    """A usual mistake: the value it gives on a case, and its hint."""
 
     gives: Any
     hint: str
 
 
 def exercise(check: Callable[[Answer], None]) -> Callable[[Answer], Verdict]:
-    """Turn a function that raises `Wrong` into a check that gives a `Verdict`, of its own name.
+    """Turn a function that raises `Wrong` into a check of the same name that returns a `Verdict`.
 
-    An answer that is None or ``...``, or a function that raises NotImplementedError, is open; a check may raise it
-    too, and say what is still to be given. Whatever else a function raises is shown as what was seen.
+    An answer that is None or ``...``, or a function that raises NotImplementedError, is open; a check may raise that
+    too, with a message that says what is still missing. Any other exception is reported as what was seen.
     """
 
     @functools.wraps(check)
@@ -103,7 +103,7 @@ def _verdict(check: Callable[[Answer], None], answer: Answer) -> Verdict:
             seen=f"your code raised {type(error).__name__}: {error}"
             + (f" (line {frames[-1].lineno}: {frames[-1].line})" if frames and frames[-1].line else ""),
             expected="an answer without an exception",
-            hint="call it yourself in a cell of its own, to see the whole traceback",
+            hint="call it in a cell of its own to see the whole traceback",
         )
     return Verdict(name, "passed")
 
@@ -118,19 +118,19 @@ def expect(
     rtol: float = 1e-3,
     atol: float = 1e-6,
 ) -> None:
-    """Compare numbers with what they should be; raises `Wrong`, with the hint of the mistake that gives what was seen.
+    """Compare numbers with the expected ones; raises `Wrong`, with the hint of the mistake that gives the same numbers.
 
     Parameters
     ----------
     what
         Names the case for the learner: ``"gamma of x = 1 and r = 1/2"``.
     seen
-        What the answer gave: a number, a tensor, an array or a list.
+        The answer's value: a number, a tensor, an array or a list.
     expected, mistakes
-        What is right, and what usual mistakes give, of whatever shape. Where a mistake gives what is right, the case
-        does not tell it.
+        The right value, and the values that usual mistakes give, of any shape. A mistake that gives the right value
+        here goes undetected.
     hint
-        For what no mistake explains.
+        Hint if no mistake matches.
     """
     right = _numbers(expected)
 
@@ -156,20 +156,20 @@ def expect_gradients(
     *,
     rtol: float = 1e-3,
 ) -> None:
-    """Compare what flows back from an answer with what should; raises `Wrong`, naming the first tensor that differs.
+    """Compare the gradients of an answer with the expected ones; raises `Wrong`, naming the first tensor that differs.
 
     Parameters
     ----------
     what
-        Names what is differentiated: ``"the loss"``; of more than one number, the sum.
+        Names what is differentiated, such as ``"the loss"``; a tensor of several numbers is summed.
     seen
         The answer's tensor, computed from ``leaves``.
     leaves
-        By name, tensors that require a gradient.
+        Tensors that require a gradient, by name.
     expected, mistakes
-        Tensors computed from the same leaves, the right way and by usual mistakes.
+        Tensors computed from the same leaves, correctly and with usual mistakes.
     hint
-        For what no mistake explains.
+        Hint if no mistake matches.
     """
     if not isinstance(seen, Tensor) or not seen.requires_grad:
         wrong(f"gradient of {what}", "none", "a tensor through which autograd reaches " + ", ".join(leaves), hint)
@@ -186,24 +186,24 @@ def expect_gradients(
 
 
 def _gradients(output: Tensor, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Zeros where nothing flows."""
+    """Gradient of each leaf; zeros if none reaches it."""
     found = torch.autograd.grad(output.sum(), list(leaves.values()), retain_graph=True, materialize_grads=True)
     return {name: gradient.double() for name, gradient in zip(leaves, found, strict=True)}
 
 
 def wrong(what: str, seen: Any, expected: Any, hint: str) -> NoReturn:
-    """Raise `Wrong` of these, numbers or texts."""
+    """Raise `Wrong` with these numbers or texts."""
     raise Wrong(f"{what}: {shown(seen)}", shown(expected), hint)
 
 
 def expect_choice(answer: str, right: str, others: Mapping[str, str], of: str = "") -> None:
-    """A prediction in words: ``others`` are the options that are not right, each with its hint. Raises `Wrong`.
+    """Check a prediction in words; raises `Wrong`. ``others`` are the wrong options, each with its hint.
 
-    Of several predictions, ``of`` is the name of this one.
+    ``of`` names the prediction if there are several.
     """
     of = of and f"{of}: "
     options = sorted([right, *others])
-    given = str.lower(str.strip(answer)) if isinstance(answer, str) else answer  # of a subclass, a plain string
+    given = str.lower(str.strip(answer)) if isinstance(answer, str) else answer  # makes a subclass a plain string
     if given == right:
         return
     if given not in others:
@@ -213,7 +213,7 @@ def expect_choice(answer: str, right: str, others: Mapping[str, str], of: str = 
 
 
 def shown(value: Any) -> str:
-    """Short enough to read: numbers in four digits, of many the first."""
+    """Short text for ``value``: numbers with four digits, and only the first of many."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool) or not isinstance(value, int | float | Tensor | np.ndarray | np.generic):
@@ -230,7 +230,7 @@ def shown(value: Any) -> str:
 
 def _numbers(value: Any) -> Tensor:
     if isinstance(value, Tensor):
-        with torch._C.DisableTorchFunctionSubclass():  # no class of the learner's own has a say in a comparison
+        with torch._C.DisableTorchFunctionSubclass():  # keeps the learner's own tensor classes out of comparisons
             return Tensor.as_subclass(value, Tensor).detach().double().cpu()
     return torch.as_tensor(np.asarray(value, dtype=np.float64))
 
@@ -239,11 +239,11 @@ def _checked_numbers(what: str, seen: Any, right: Tensor, explained: Callable[[T
     if seen is ...:
         raise NotImplementedError
     if seen is None:
-        raise Wrong(f"{what}: None", shown(right), "the function gave nothing back; does it end with return?")
+        raise Wrong(f"{what}: None", shown(right), "the function returned nothing; does it end with return?")
     try:
         got = _numbers(seen)
     except (TypeError, ValueError, RuntimeError):
-        raise Wrong(f"{what}: {shown(seen)}", shown(right), "give back numbers: a float or a tensor") from None
+        raise Wrong(f"{what}: {shown(seen)}", shown(right), "return numbers: a float or a tensor") from None
     if got.shape != right.shape:
         raise Wrong(
             f"{what}: shape {tuple(got.shape)}",
@@ -252,7 +252,7 @@ def _checked_numbers(what: str, seen: Any, right: Tensor, explained: Callable[[T
         )
     if got.isnan().any() and not right.isnan().any():
         raise Wrong(
-            f"{what}: NaN", shown(right), "there is a division by zero, or a root or a logarithm of less than zero"
+            f"{what}: NaN", shown(right), "there is a division by zero, or the root or logarithm of a negative number"
         )
     return got
 

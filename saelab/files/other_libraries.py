@@ -52,6 +52,8 @@ def portable(sae: SparseAutoencoder, scale: float, as_jumprelu: bool, format: Fo
     """
     if not (math.isfinite(scale) and scale > 0):
         raise InputError(f"scale must be positive and finite, not {scale}; it is the ActivationStore's")
+    if ARCHITECTURES.get(sae.architecture) is not type(sae):  # it may compute anything
+        raise InputError(f"a {type(sae).__name__} has no form in other libraries; keep it with saelab.save")
     # Folding would round half precision once more.
     exact = copy.deepcopy(sae).to("cpu", torch.promote_types(sae.W_enc.dtype, torch.float32))
     written = exact.portable(as_jumprelu=as_jumprelu)

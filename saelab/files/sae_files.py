@@ -1,6 +1,6 @@
-"""Save and load sparse autoencoders: one safetensors file, with the settings as JSON in its header. No pickle.
+"""Save and load sparse autoencoders: one safetensors file, with the settings as JSON in its header, without pickle.
 
-`load` and `export` also speak the formats of other libraries, which `saelab.files.other_libraries` knows.
+`load` and `export` also handle the formats of other libraries, which `saelab.files.other_libraries` implements.
 """
 
 import os
@@ -18,7 +18,7 @@ from saelab.files.tensor_files import check_tensors, read_tensors, write_tensors
 from saelab.sae.base import ARCHITECTURES, SparseAutoencoder, TrainedOn
 
 _SAE = "sae."
-"""Prefix of an SAE's own tensors; a training checkpoint holds others beside them."""
+"""Prefix of the SAE's tensors; a training checkpoint also holds others."""
 _ACCEPTED = (
     "load takes a file that SAELab wrote; a SAELens folder (cfg.json and sae_weights.safetensors); or a "
     "dictionary_learning folder (config.json with trainer.dict_class, and ae.pt)"
@@ -26,10 +26,10 @@ _ACCEPTED = (
 
 
 def save(sae: SparseAutoencoder, path: str | os.PathLike[str]) -> Path:
-    """Write ``sae`` to one file, atomically: whoever reads ``path`` finds the old file or the new one, whole.
+    """Write ``sae`` to one file, atomically: a reader of ``path`` finds either the complete old file or the new one.
 
-    `load` brings it back. The name customarily ends in ``.safetensors``. Raises a TypeError for an SAE of a class that
-    is not in `ARCHITECTURES`.
+    `load` reads it. The name customarily ends in ``.safetensors``. Raises a TypeError if the SAE's class is not in
+    `ARCHITECTURES`.
     """
     return write_tensors(path, *describe(sae))
 
@@ -37,20 +37,20 @@ def save(sae: SparseAutoencoder, path: str | os.PathLike[str]) -> Path:
 def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> SparseAutoencoder:
     """An SAE from a file that `save`, `Trainer` or `sweep` wrote, or from a folder of another library.
 
-    Those are a SAELens folder (``cfg.json`` and ``sae_weights.safetensors``; standard, gated or jumprelu) and a
-    dictionary_learning folder (``config.json`` and ``ae.pt``; AutoEncoder, GatedAutoEncoder or JumpReluAutoEncoder),
-    known by what they hold; a file inside one does as well, ``checkpoints/ae_STEP.pt`` included. Codes and
-    reconstructions are those that the library's own loader gives: an AutoEncoder's decoder is normalised, and where
-    ``b_dec`` is not subtracted from the input, the encoder's biases make up for it. The preset, which only training
-    reads, is ``"paper"`` where every decoder row has unit norm, else ``"norm_weighted"``.
+    Other libraries' folders are recognised by their content: SAELens (``cfg.json`` and ``sae_weights.safetensors``;
+    standard, gated or jumprelu) and dictionary_learning (``config.json`` and ``ae.pt``; AutoEncoder, GatedAutoEncoder
+    or JumpReluAutoEncoder). A file inside one works too, including ``checkpoints/ae_STEP.pt``. Codes and
+    reconstructions equal those of the library's own loader: an AutoEncoder's decoder is normalised, and if ``b_dec`` is
+    not subtracted from the input, the encoder's biases compensate. The preset, which only training uses, is ``"paper"``
+    if every decoder row has unit norm, else ``"norm_weighted"``.
 
     Raises
     ------
     FileNotFoundError
         There is no such file or folder.
     SAEFileError
-        None of these, cut short, by a newer version, with code in its pickle, or with a setting that an SAE of ours
-        cannot express; names the file and the field.
+        The file is in none of these formats, is truncated, was written by a newer version, has code in its pickle, or
+        has a setting that no SAE of this library can express; names the file and the field.
     """
     path = Path(path)
     foreign = load_foreign(path)
@@ -59,7 +59,7 @@ def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") ->
     if path.is_dir():
         names = sorted(file.name for file in path.iterdir())
         listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing"
-        raise SAEFileError(f"{path}: no SAE that SAELab knows lies in this folder. It holds {listed}; {_ACCEPTED}")
+        raise SAEFileError(f"{path}: this folder holds no SAE that SAELab can read. It holds {listed}; {_ACCEPTED}")
     try:
         tensors, header = read_tensors(path)
     except SAEFileError as error:
@@ -79,33 +79,34 @@ def export(
     """Write ``sae`` as a folder that SAELens or dictionary_learning loads, taking the model's own activations.
 
     A standard, gated or JumpReLU SAE keeps its kind; a rescale-and-shift SAE becomes gated. `gate_threshold` goes into
-    the gate's bias or the thresholds; what concerns training alone (preset, ablations) is lost. Weights are written in
-    float32, or float64 where they are that. The folder appears whole or not at all.
+    the gate's bias or the thresholds; settings that only training uses (preset, ablations) are lost. Weights are
+    written in float32, or in float64 if they are float64. The folder appears complete or not at all.
 
-    **Units of the codes.** On the model's own activation ``x``, ``(..., d_in)``, the exported SAE gives the codes that
-    ``sae.encode(scale * x)`` gives, unchanged, and the reconstruction ``sae(scale * x) / scale``. One target differs:
-    dictionary_learning normalises the decoder of an AutoEncoder as it loads it, so its rows are written with unit norm,
-    and each code comes multiplied by its row's norm in ``W_dec / scale``.
+    **Units of the codes.** On the model's own activation ``x``, ``(..., d_in)``, the exported SAE gives the codes
+    ``sae.encode(scale * x)`` and the reconstruction ``sae(scale * x) / scale``. One target differs: dictionary_learning
+    normalises the decoder of an AutoEncoder on loading, so its rows are written with unit norm, and each code is
+    multiplied by the norm of its row in ``W_dec / scale``.
 
     Parameters
     ----------
     sae
-        Any SAE of this library but a gated one with untied encoders.
+        Any SAE of this library except a gated one with untied encoders.
     folder
-        Where to; must not be there yet, or be empty.
+        Folder to write; must be empty or not exist yet.
     format
         ``"sae_lens"``: ``cfg.json`` and ``sae_weights.safetensors``, for ``SAE.load_from_disk`` of version 6.
         ``"dictionary_learning"``: ``config.json`` and ``ae.pt``, for ``load_dictionary``.
     scale
         The `ActivationStore.scale` of the activations it was trained on; by default the one it remembers
-        (``sae.trained_on.scale``), or 1. It is folded away as SAELens does it: ``W_enc * scale``, ``W_dec / scale``,
-        ``b_dec / scale``. No pre-activation changes, so the encoder's biases, ``r_mag`` and all thresholds stay.
+        (``sae.trained_on.scale``), or 1. It is folded into the weights as in SAELens: ``W_enc * scale``,
+        ``W_dec / scale``, ``b_dec / scale``. Pre-activations do not change, so the encoder's biases, ``r_mag`` and all
+        thresholds stay as they are.
     as_jumprelu
-        Write a JumpReLU SAE with the same codes whatever ``sae`` is, for tools that know no gated ones (paper,
-        appendix E). A standard SAE with a positive `gate_threshold` can be written in no other way.
+        Write any ``sae`` as a JumpReLU SAE with the same codes, for tools without gated SAEs (paper, appendix E). This
+        is the only way to write a standard SAE with a positive `gate_threshold`.
     metadata
-        More fields: in SAELens' ``metadata``, in dictionary_learning's ``trainer``. Where the SAE remembers its model
-        and hook they are there already, as ``model_name`` and ``hook_name``, or ``lm_name`` and ``submodule_name``.
+        More fields for SAELens' ``metadata`` or dictionary_learning's ``trainer``. If the SAE remembers its model and
+        hook, they are included as ``model_name`` and ``hook_name``, or ``lm_name`` and ``submodule_name``.
 
     Returns
     -------
@@ -117,13 +118,13 @@ def export(
     ValueError
         ``sae`` cannot be expressed in ``format``, or an argument is not allowed; says why. Nothing is written.
     FileExistsError
-        ``folder`` is a file, or holds something.
+        ``folder`` is a file or is not empty.
     """
     if format not in get_args(Format):
         raise InputError(f"format must be one of {', '.join(get_args(Format))}, not {format!r}")
     folder = Path(folder).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is there already; export writes a new folder or an empty one: name another")
+        raise FileExistsError(f"{folder} already exists; export writes a new folder or an empty one, so name another")
     origin = sae.trained_on
     if scale is None:
         scale = origin.scale if origin else 1.0
@@ -140,9 +141,9 @@ def export(
 
 
 def describe(sae: SparseAutoencoder) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An SAE as tensors by name, and the header from which `rebuild` makes it anew.
+    """An SAE as tensors by name and the header from which `rebuild` makes it again.
 
-    Raises a TypeError for a class that is not in `ARCHITECTURES`: its file would be read as that of another class.
+    Raises a TypeError if its class is not in `ARCHITECTURES`, because the file would be read as another class.
     """
     if ARCHITECTURES.get(sae.architecture) is not type(sae):
         name = type(sae).__name__
@@ -163,7 +164,7 @@ def describe(sae: SparseAutoencoder) -> tuple[dict[str, Tensor], dict[str, Any]]
 def rebuild(
     path: str | os.PathLike[str], tensors: Mapping[str, Tensor], header: Mapping[str, Any]
 ) -> SparseAutoencoder:
-    """The SAE of `describe`. Raises `SAEFileError` in the name of ``path``."""
+    """The SAE that `describe` described. A `SAEFileError` names ``path``."""
     try:
         settings = dict(header["settings"])
         dtype = getattr(torch, settings.pop("dtype"))
@@ -172,12 +173,12 @@ def rebuild(
             setattr(sae, knob.name, knob.checked(header["live_settings"][knob.name]))
         sae.trained_on = header["trained_on"] and TrainedOn(**header["trained_on"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise SAEFileError(f"{path}: its header describes no SAE that this SAELab knows ({error!r})") from error
+        raise SAEFileError(f"{path}: its header does not describe an SAE known to this SAELab ({error!r})") from error
     found = {name.removeprefix(_SAE): tensor for name, tensor in tensors.items() if name.startswith(_SAE)}
     expected = sae.state_dict()
     kind = f"{header['architecture']} SAE"
     check_tensors(path, found, {name: tuple(tensor.shape) for name, tensor in expected.items()}, kind, dtype)
     with torch.no_grad():
         for name, parameter in expected.items():
-            parameter.copy_(found[name])  # into the constructor's memory layout: training goes on bit by bit
+            parameter.copy_(found[name])  # keeps the constructor's memory layout, so that training continues bit by bit
     return sae

@@ -1,4 +1,4 @@
-"""Files of tensors: safetensors with a JSON header, written atomically, and errors that name the file and its fault."""
+"""Tensor files: safetensors with a JSON header, written atomically; errors name the file and its fault."""
 
 import json
 import os
@@ -17,13 +17,13 @@ from saelab.errors import SAELabError
 FORMAT_VERSION = 1
 
 
-class SAEFileError(SAELabError, ValueError):
-    """A file that cannot be read as an SAE: what is wrong with which of its fields."""
+class SAEFileError(ValueError):
+    """A file that cannot be read as an SAE; the message names the field and its fault."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
-    """Have ``write`` make a file that takes the place of ``path`` once it is whole and on the disk."""
-    # In a folder of its own, for safetensors leaves files of other names beside it when it is killed.
+    """Let ``write`` make a file, which replaces ``path`` once it is complete and on the disk."""
+    # In its own folder, because safetensors leaves files under other names beside it when killed.
     unfinished = path.with_name(f".{path.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
@@ -31,7 +31,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
         write(unfinished / path.name)
         with (unfinished / path.name).open("rb") as file:
             os.fsync(file.fileno())
-        # Readable by whom this user's files are by default, as the folder shows; safetensors' are by their owner alone.
+        # The user's default permissions, taken from the folder; safetensors makes files that only their owner can read.
         (unfinished / path.name).chmod(unfinished.stat().st_mode & 0o666)
         (unfinished / path.name).replace(path)
     finally:
@@ -47,14 +47,14 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], h
 
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a file that `write_tensors` made.
+    """Tensors and header of a file that `write_tensors` wrote.
 
     Raises
     ------
     FileNotFoundError
         There is no such file.
     SAEFileError
-        It is cut short, by a newer version, or no such file.
+        The file is truncated, was written by a newer version, or does not come from `write_tensors`.
     """
     path = Path(path)
     if not path.is_file():
@@ -75,13 +75,13 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 
 
 def open_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file; raises `SAEFileError` where it is not one, or not whole."""
+    """Tensors and metadata of a safetensors file; raises `SAEFileError` if it is not one, or is truncated."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 - no mapping
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 - not a mapping
     except SafetensorError as error:
-        raise SAEFileError(f"{path}: not a whole safetensors file ({error})") from error
+        raise SAEFileError(f"{path}: not a complete safetensors file ({error})") from error
 
 
 def check_tensors(
@@ -91,7 +91,7 @@ def check_tensors(
     kind: str,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Raise `SAEFileError` unless ``found`` has the ``expected`` shapes by name, in ``dtype`` or any floating point."""
+    """Raise `SAEFileError` unless ``found`` has the ``expected`` shapes, in ``dtype`` or any floating-point type."""
     for name, shape in expected.items():
         if name not in found:
             raise SAEFileError(f"{path}: tensor {name} of a {kind} is missing")

@@ -15,7 +15,7 @@ from saelab_widgets import FeatureBrowser
 
 from saelab import StandardSAE
 from saelab.data.activations import ActivationStore
-from saelab.data.labelled import LabelledActivations, SentimentSplit
+from saelab.data.labelled import LabelledActivations, LabelledSplit
 
 Mount = Callable[..., Page]
 State = dict[str, Any]
@@ -35,7 +35,7 @@ def browser_widget(model: Any, store: ActivationStore) -> FeatureBrowser:
         sae.b_enc[DEAD] = -1e6
     codes = sae.encode(small.activations[:400]).detach()
     part = LabelledActivations(small.activations[:400], (codes[:, 7] > codes[:, 7].median()).long())
-    return FeatureBrowser(sae, small, model, SentimentSplit(part, part))
+    return FeatureBrowser(sae, small, model, LabelledSplit(part, part))
 
 
 @pytest.fixture

@@ -156,7 +156,7 @@ def test_buffers_that_colab_dropped_are_asked_for_and_read_as_bytes(mount: Mount
         data = list(getattr(explorer, name))
         page.evaluate("([name, data]) => model.set(name, Uint8Array.from(data))", [name, data])
     drawn(page)
-    assert shown(page, "l0") == pytest.approx(evaluate(explorer.sae, explorer.held_out).l0, rel=1e-5)
+    assert shown(page, "l0") == pytest.approx(evaluate(explorer.sae, explorer.test_x).l0, rel=1e-5)
     assert page.locator(".saelab-gate-on[d^=M]").count() == 1
 
 
@@ -185,7 +185,7 @@ def test_features_are_picked_by_number_and_by_neighbour_in_density(mount: Mount,
     first = trait(page, "feature")
     page.get_by_role("button", name="Rarer").click()
     rarer = trait(page, "feature")
-    density = dict(enumerate((explorer.sae.encode(explorer.held_out) > 0).double().mean(dim=0).tolist()))
+    density = dict(enumerate((explorer.sae.encode(explorer.test_x) > 0).double().mean(dim=0).tolist()))
     assert rarer != first and density[rarer] <= density[first]
     page.get_by_role("button", name="Denser").focus()
     page.keyboard.press("Enter")

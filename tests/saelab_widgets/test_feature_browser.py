@@ -18,7 +18,7 @@ from saelab_widgets.sources import HasSAE
 import saelab
 from saelab import StandardSAE
 from saelab.data.activations import ActivationStore
-from saelab.data.labelled import LabelledActivations, SentimentSplit
+from saelab.data.labelled import LabelledActivations, LabelledSplit
 
 DEAD = 11
 
@@ -45,16 +45,16 @@ def small(store: ActivationStore) -> ActivationStore:
 
 
 @pytest.fixture(scope="module")
-def sentiment(small: ActivationStore) -> SentimentSplit:
+def sentiment(small: ActivationStore) -> LabelledSplit:
     """Labels that one feature decides, so that some weights are far from zero."""
     codes = sparse_sae().encode(small.activations[:400]).detach()
     labels = (codes[:, 7] > codes[:, 7].median()).long()
     part = LabelledActivations(small.activations[:400], labels)
-    return SentimentSplit(part, part)
+    return LabelledSplit(part, part)
 
 
 @pytest.fixture
-def browser(model: Any, small: ActivationStore, sentiment: SentimentSplit) -> FeatureBrowser:
+def browser(model: Any, small: ActivationStore, sentiment: LabelledSplit) -> FeatureBrowser:
     return FeatureBrowser(sparse_sae(), small, model, sentiment)
 
 
@@ -89,7 +89,7 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> None:
 
 
 def test_the_page_of_a_feature_is_what_the_library_reads(
-    browser: FeatureBrowser, model: Any, small: ActivationStore, sentiment: SentimentSplit
+    browser: FeatureBrowser, model: Any, small: ActivationStore, sentiment: LabelledSplit
 ) -> None:
     sae = sparse_sae()
     weights = saelab.probe_weights(LabelledActivations(sae.encode(sentiment.train.x).detach(), sentiment.train.labels))
@@ -318,14 +318,14 @@ def test_it_follows_a_lab(model: Any, small: ActivationStore, store: ActivationS
     until(lambda: browser.stale)
     browser.wait()
     assert not browser.stale and torch.equal(browser.sae.W_dec, lab.sae.W_dec)
-    assert browser.held_out is lab.held_out and browser.sentiment is None
+    assert browser.test_x is lab.test_x and browser.sentiment is None
 
 
 def test_with_no_arguments_it_reads_the_default_sae(
-    monkeypatch: pytest.MonkeyPatch, small: ActivationStore, sentiment: SentimentSplit
+    monkeypatch: pytest.MonkeyPatch, small: ActivationStore, sentiment: LabelledSplit
 ) -> None:
     class Snippets:
-        def split(self) -> SentimentSplit:
+        def split(self) -> LabelledSplit:
             return sentiment
 
     sae = sparse_sae()
@@ -338,7 +338,7 @@ def test_with_no_arguments_it_reads_the_default_sae(
 
 
 def test_an_sae_from_a_file_is_read_on_what_it_was_trained_on(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, small: ActivationStore, sentiment: SentimentSplit
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, small: ActivationStore, sentiment: LabelledSplit
 ) -> None:
     asked: list[tuple[object, ...]] = []
 

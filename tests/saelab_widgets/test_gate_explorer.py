@@ -15,7 +15,7 @@ from saelab_widgets.gate_explorer import NATURALS, THRESHOLDS
 from saelab_widgets.sources import HasSAE
 
 from saelab import GatedSAE, JumpReLUSAE, RescaleShiftSAE, SparseAutoencoder, StandardSAE, evaluate, save
-from saelab.data.labelled import LabelledActivations, SentimentSplit
+from saelab.data.labelled import LabelledActivations, LabelledSplit
 from saelab.evaluation.probing import probe
 
 SAES: dict[str, Callable[[], SparseAutoencoder]] = {
@@ -40,14 +40,14 @@ def inputs(n: int = 60) -> torch.Tensor:
     return torch.randn(n, 8, generator=torch.Generator().manual_seed(1))
 
 
-def sentiment() -> SentimentSplit:
+def sentiment() -> LabelledSplit:
     generator = torch.Generator().manual_seed(2)
     parts = []
     for _ in range(2):
         labels = torch.arange(40) % 2
         x = torch.randn(40, 8, generator=generator) + 2 * labels[:, None]
         parts.append(LabelledActivations(x, labels))
-    return SentimentSplit(*parts)
+    return LabelledSplit(*parts)
 
 
 def whole_sae(explorer: GateExplorer, own: float) -> tuple[float, float, float]:
@@ -173,7 +173,7 @@ def test_it_starts_at_the_saes_own_threshold_and_takes_the_last_rows() -> None:
     explorer = GateExplorer(sae, inputs(60), n_rows=20, feature=4)
     assert explorer.gate_threshold == 0.25 and explorer.knobs[0]["default"] == 0.25
     assert explorer.feature == 4 and explorer.n_rows == 20
-    assert torch.equal(explorer.held_out, inputs(60)[-20:])
+    assert torch.equal(explorer.test_x, inputs(60)[-20:])
 
 
 def test_a_feature_that_does_not_exist_is_refused_and_the_widget_stays_as_it_was(explorer: GateExplorer) -> None:
@@ -194,7 +194,7 @@ def test_wrong_arguments_are_refused_with_what_is_allowed(tmp_path: Path) -> Non
         GateExplorer(random_sae(), inputs(), feature=30)
     with pytest.raises(ValueError, match="n_rows must be at least 2"):
         GateExplorer(random_sae(), inputs(), n_rows=1)
-    wide = SentimentSplit(*[LabelledActivations(torch.randn(8, 9), torch.arange(8) % 2)] * 2)
+    wide = LabelledSplit(*[LabelledActivations(torch.randn(8, 9), torch.arange(8) % 2)] * 2)
     with pytest.raises(ValueError, match="probe's inputs have width 9"):
         GateExplorer(random_sae(), inputs(), wide)
     with pytest.raises(TypeError, match="path of its file"):
@@ -217,7 +217,7 @@ class Source(HasSAE):
         return self.own
 
     @property
-    def held_out(self) -> torch.Tensor:
+    def test_x(self) -> torch.Tensor:
         return inputs()
 
     def become(self, sae: SparseAutoencoder) -> None:
@@ -287,7 +287,7 @@ def test_a_training_lab_is_followed_while_it_trains() -> None:
     x = torch.randn(2100, 8)
     lab = TrainingLab(x, d_sae=16, warm_up_steps=5)
     explorer = GateExplorer(lab)
-    assert torch.equal(explorer.held_out, lab.held_out)
+    assert torch.equal(explorer.test_x, lab.test_x)
     before = explorer.sae.W_enc.clone()
     lab.start()
     until(lambda: explorer.sae_version > 0)

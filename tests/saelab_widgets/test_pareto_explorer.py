@@ -16,7 +16,7 @@ from saelab_widgets.sources import follow, sae_of
 import saelab
 from saelab import GatedSAE, RescaleShiftSAE, StandardSAE, TrainingConfig
 from saelab.data.activations import ActivationStore
-from saelab.data.labelled import LabelledActivations, SentimentSplit
+from saelab.data.labelled import LabelledActivations, LabelledSplit
 from saelab.evaluation.probing import probe
 from saelab.quantities import COLOURS
 
@@ -218,14 +218,14 @@ def test_the_repositorys_own_experiment_can_be_shown() -> None:
 
 
 def test_a_probe_measures_what_the_table_lacks(swept: pd.DataFrame) -> None:
-    split = SentimentSplit(*(LabelledActivations(torch.randn(60, 256), torch.arange(60) % 2) for _ in range(2)))
+    split = LabelledSplit(*(LabelledActivations(torch.randn(60, 256), torch.arange(60) % 2) for _ in range(2)))
     pareto = ParetoExplorer(swept.assign(path=[*swept.path[:3], "gone"]), sentiment=split)
     sae = saelab.load(swept.path[2])
     with torch.no_grad():
         report = probe(*(LabelledActivations(sae.encode(part.x), part.labels) for part in split))
     accuracy = pareto.table_frame().probe_accuracy
     assert accuracy[2] == report.test_accuracy and np.isnan(accuracy[3])
-    assert pareto.sentiment is split and pareto.held_out is None
+    assert pareto.sentiment is split and pareto.test_x is None
 
 
 def test_wrong_input_gets_a_sentence() -> None:
@@ -275,7 +275,7 @@ def test_the_default_sweep_is_kept_and_goes_on_where_it_was(tmp_path: Path, monk
         return materials.default_sweep(
             tmp_path,
             n_tokens=600,
-            n_held_out_texts=4,
+            n_test_texts=4,
             d_sae=16,
             n_steps=4,
             standard_l1=[1, 4],
@@ -283,10 +283,10 @@ def test_the_default_sweep_is_kept_and_goes_on_where_it_was(tmp_path: Path, monk
             progress=False,
         )
 
-    split = SentimentSplit(*(LabelledActivations(torch.randn(60, 256), torch.arange(60) % 2) for _ in range(2)))
+    split = LabelledSplit(*(LabelledActivations(torch.randn(60, 256), torch.arange(60) % 2) for _ in range(2)))
 
     class Snippets:
-        def split(self) -> SentimentSplit:
+        def split(self) -> LabelledSplit:
             return split
 
     monkeypatch.setattr(materials, "snippets_at", lambda *_: Snippets())
@@ -300,8 +300,8 @@ def test_the_default_sweep_is_kept_and_goes_on_where_it_was(tmp_path: Path, monk
     # Each is the cure of its own standard SAE.
     cured, standard = saelab.load(frame.path[3]), saelab.load(frame.path[1])
     assert isinstance(cured, RescaleShiftSAE) and torch.equal(cured.W_dec, standard.W_dec)
-    assert pareto.held_out is not None and pareto.held_out.shape[1] == 256
-    assert saelab.evaluate(pareto.sae, pareto.held_out).l0 == pytest.approx(frame.l0[4])
+    assert pareto.test_x is not None and pareto.test_x.shape[1] == 256
+    assert saelab.evaluate(pareto.sae, pareto.test_x).l0 == pytest.approx(frame.l0[4])
     assert pareto.sentiment is split
     # What is there is not made again; what is missing is.
     Path(frame.path[4]).with_suffix(".csv").unlink()

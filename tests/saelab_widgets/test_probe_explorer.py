@@ -241,7 +241,7 @@ def test_other_widgets_follow_the_sae_of_the_chosen_layer(explorer: ProbeExplore
     assert saes[2][4.0].gate_threshold == 0.0  # the user's own SAE stays as it is
     sentiment = explorer.sentiment
     assert sentiment is not None and len(sentiment.train.x) == 90
-    assert explorer.held_out is None
+    assert explorer.test_x is None
     explorer.wait()
 
 
@@ -322,8 +322,8 @@ def test_the_default_saes_and_probes_are_made_once_and_then_read(cache: Path, mo
     assert (first.sae.d_in, first.sae.d_sae) == (256, 16)
     trained_on = first.sae.trained_on
     assert trained_on is not None and trained_on.hook == "blocks.0.hook_resid_post"
-    held_out = first.held_out
-    assert held_out is not None and held_out.shape == (probe_explorer.HELD_OUT, 256)
+    test_x = first.test_x
+    assert test_x is not None and test_x.shape == (probe_explorer.N_TEST_PER_LAYER, 256)
     assert first.texts[0]["text"] == snippets.text[0] and len(first.options["part"]) == 6
     # The same as what a course would make by hand, from the SAEs alone.
     by_hand = ProbeExplorer({0: {4.0: first}}, snippets)

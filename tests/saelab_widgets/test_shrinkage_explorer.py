@@ -49,7 +49,7 @@ def test_features_are_found_and_the_higher_the_penalty_the_smaller_their_codes(e
 
 def test_about_half_the_penalty_is_missing_from_the_codes_that_are_on(explorer: ShrinkageExplorer) -> None:
     explorer.l1_coefficient = 4
-    x, true = explorer.held_out, explorer._level.true_codes
+    x, true = explorer.test_x, explorer._level.true_codes
     learned = explorer.sae.encode(x).detach()[:, explorer._point.matching]
     missing = (true - learned)[(true > 0) & (learned > 0)]
     assert float(missing.mean()) == pytest.approx(4 / 2, rel=0.25)
@@ -58,7 +58,7 @@ def test_about_half_the_penalty_is_missing_from_the_codes_that_are_on(explorer: 
 def test_the_table_says_what_the_library_measures(explorer: ShrinkageExplorer) -> None:
     for _, row in explorer.table().iterrows():
         explorer.l1_coefficient, explorer.noise = row.l1_coefficient, row.noise
-        x, sae = explorer.held_out, explorer.sae
+        x, sae = explorer.test_x, explorer.sae
         measured = saelab.evaluate(sae, x)
         assert row.fvu == pytest.approx(measured.fvu, rel=1e-6)
         assert row.l0 == pytest.approx(measured.l0, rel=1e-6)
@@ -68,8 +68,8 @@ def test_the_table_says_what_the_library_measures(explorer: ShrinkageExplorer) -
 
 
 def test_no_input_on_the_page_was_trained_on(explorer: ShrinkageExplorer) -> None:
-    assert len(explorer.held_out) == 1000
-    assert torch.equal(explorer.held_out, explorer.data.activations[-1000:])
+    assert len(explorer.test_x) == 1000
+    assert torch.equal(explorer.test_x, explorer.data.activations[-1000:])
     assert len(explorer.data) == 17_000
 
 
@@ -93,20 +93,20 @@ def test_a_value_between_two_of_the_grid_is_taken_as_the_nearest(explorer: Shrin
 
 def test_without_a_repair_the_sae_is_the_trained_one(explorer: ShrinkageExplorer) -> None:
     assert type(explorer.sae) is StandardSAE
-    assert torch.equal(explorer.sae.encode(explorer.held_out), explorer._point.codes)
+    assert torch.equal(explorer.sae.encode(explorer.test_x), explorer._point.codes)
     assert explorer.sae is explorer.sae
     with torch.no_grad():
         explorer.sae.b_dec.add_(1)  # what a user does to it does not reach the next one
     explorer.l1_coefficient, explorer.l1_coefficient = 0.5, 4.0
-    assert torch.equal(explorer.sae.encode(explorer.held_out), explorer._point.codes)
+    assert torch.equal(explorer.sae.encode(explorer.test_x), explorer._point.codes)
 
 
 def test_a_repair_by_hand_rescales_and_shifts_the_codes_that_are_on(explorer: ShrinkageExplorer) -> None:
-    before = explorer.sae.encode(explorer.held_out)
+    before = explorer.sae.encode(explorer.test_x)
     explorer.rescale, explorer.shift = 1.25, -0.4
     assert isinstance(explorer.sae, RescaleShiftSAE)
     expected = (before > 0) * (1.25 * before - 0.4).relu()
-    assert torch.allclose(explorer.sae.encode(explorer.held_out), expected, atol=1e-5)
+    assert torch.allclose(explorer.sae.encode(explorer.test_x), expected, atol=1e-5)
     assert explorer.table("by_hand").fvu.iloc[0] != explorer.table().fvu.iloc[0]
 
 
@@ -116,11 +116,11 @@ def test_the_best_two_numbers_have_the_least_error_and_leave_almost_no_bias(expl
     assert best.rescale > 1 and best.shift > 0
 
     def fvu() -> float:
-        return saelab.evaluate(explorer.sae, explorer.held_out).fvu
+        return saelab.evaluate(explorer.sae, explorer.test_x).fvu
 
     explorer.repair = "best_two"
     least = fvu()
-    assert saelab.evaluate(explorer.sae, explorer.held_out).gamma == pytest.approx(1, abs=0.05)
+    assert saelab.evaluate(explorer.sae, explorer.test_x).gamma == pytest.approx(1, abs=0.05)
     explorer.repair = "by_hand"
     for rescale, shift in ((1.02, 0), (0.98, 0), (1, 0.05), (1, -0.05)):
         explorer.rescale, explorer.shift = best.rescale * rescale, best.shift + shift
@@ -140,13 +140,13 @@ def test_each_feature_is_fitted_beside_the_kernel_first_here_then_along_the_pena
     explorer: ShrinkageExplorer,
 ) -> None:
     explorer.l1_coefficient = 4
-    unrepaired = saelab.evaluate(explorer.sae, explorer.held_out).fvu
+    unrepaired = saelab.evaluate(explorer.sae, explorer.test_x).fvu
     explorer.repair = "each_feature"
     explorer.wait()
     assert not explorer.error and "own rescale" in explorer.status
     sae = explorer.sae
     assert isinstance(sae, RescaleShiftSAE) and float(sae.r_mag.detach().std()) > 0
-    assert saelab.evaluate(sae, explorer.held_out).fvu < 0.8 * unrepaired
+    assert saelab.evaluate(sae, explorer.test_x).fvu < 0.8 * unrepaired
     fits = np.frombuffer(explorer.fits, np.float32).reshape(2, 3, 2, 15)
     assert np.isfinite(fits[0]).all() and np.isnan(fits[1]).all()  # the other noise was not asked for
     assert fits[0, 2, 0] == pytest.approx(sae.r_mag.exp().detach().numpy())
@@ -165,7 +165,7 @@ def test_what_was_trained_and_fitted_is_kept_for_the_next_explorer_with_these_se
     explorer.fit_all(progress=False)
     again = small()
     assert again.fits == explorer.fits and again.codes == explorer.codes
-    assert torch.equal(again.held_out, explorer.held_out)
+    assert torch.equal(again.test_x, explorer.test_x)
 
 
 def test_closing_it_ends_the_fits(explorer: ShrinkageExplorer) -> None:

@@ -17,12 +17,12 @@ from saelab_widgets.training_lab import MAX_KEPT_RUNS, MAX_RECORDS, MAX_ROWS, WO
 import saelab
 from saelab import GatedSAE, StandardSAE, evaluate
 from saelab.data.activations import ActivationStore
-from saelab.data.labelled import LabelledActivations, SentimentSplit
+from saelab.data.labelled import LabelledActivations, LabelledSplit
 
 
-def sentiment(d: int = 256) -> SentimentSplit:
+def sentiment(d: int = 256) -> LabelledSplit:
     parts = [LabelledActivations(torch.randn(60, d), torch.arange(60) % 2) for _ in range(2)]
-    return SentimentSplit(*parts)
+    return LabelledSplit(*parts)
 
 
 @pytest.fixture
@@ -142,10 +142,10 @@ def test_loss_terms_add_up_and_are_those_of_the_library(lab: TrainingLab) -> Non
     assert row.loss == pytest.approx(row.reconstruction + row.sparsity + row.auxiliary, rel=1e-5)
     l1 = 3.0 * 22 / 100  # on its way up over the first 100 steps
     with torch.no_grad():
-        loss = lab.sae.loss(lab.held_out[:512], l1_coefficient=l1, aux_coefficient=0.5)
+        loss = lab.sae.loss(lab.test_x[:512], l1_coefficient=l1, aux_coefficient=0.5)
     assert row.loss == pytest.approx(loss.total.item(), rel=1e-4)
     assert row.sparsity == pytest.approx(l1 * loss.sparsity.item(), rel=1e-4)
-    measured = evaluate(lab.sae, lab.held_out[:512])
+    measured = evaluate(lab.sae, lab.test_x[:512])
     assert (row.l0, row.fvu, row.gamma) == pytest.approx((measured.l0, measured.fvu, measured.gamma), rel=1e-4)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import saelab
 from saelab.data.activations import ActivationStore, Rows
-from saelab.data.labelled import LabelledActivations, SentimentSplit
+from saelab.data.labelled import LabelledActivations, LabelledSplit
 from saelab.errors import InputError
 from saelab.evaluation.features import FeatureReading
 from saelab.sae.base import SparseAutoencoder
@@ -88,7 +88,7 @@ class FeatureBrowser(Instrument, HasSAE):
     model
         That ``store`` was harvested from. By default the one that the SAE or the store names.
     sentiment
-        Probe inputs at the same place in the same scale (`saelab.sentiment_activations`). By default those of the
+        Probe inputs at the same hook and scale (``saelab.sentiment_set(...).split()``). By default those of the
         widget that is followed, or the sentiment set where ``store`` is the default too; else there is no probe.
     feature
         The one to show first. By default the first of the list.
@@ -144,7 +144,7 @@ class FeatureBrowser(Instrument, HasSAE):
         sae: Source | None = None,
         store: ActivationStore | None = None,
         model: "TransformerBridge | None" = None,
-        sentiment: SentimentSplit | None = None,
+        sentiment: LabelledSplit | None = None,
         *,
         feature: int | None = None,
         n_contexts: int = 8,
@@ -188,11 +188,11 @@ class FeatureBrowser(Instrument, HasSAE):
         return self._all.sae
 
     @property
-    def held_out(self) -> Tensor | None:
-        return None if self._source is None else self._source.held_out
+    def test_x(self) -> Tensor | None:
+        return None if self._source is None else self._source.test_x
 
     @property
-    def sentiment(self) -> SentimentSplit | None:
+    def sentiment(self) -> LabelledSplit | None:
         return self._all.sentiment
 
     def reading_of(self, feature: int) -> FeatureReading:
@@ -383,7 +383,7 @@ class _Materials(NamedTuple):
 
     model: "TransformerBridge"
     store: ActivationStore
-    sentiment: SentimentSplit | None
+    sentiment: LabelledSplit | None
 
 
 @dataclass(frozen=True)
@@ -394,7 +394,7 @@ class _Features:
     readings: tuple[FeatureReading, ...]
     histograms: NDArray[np.int64]
     """``(d_sae, N_BINS)``: tokens by activation, from 0 to each feature's largest."""
-    sentiment: SentimentSplit | None
+    sentiment: LabelledSplit | None
     n_tokens: int
 
     @cached_property

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saelab.data.activations import ActivationStore
-from saelab.data.labelled import LabelledActivations, SentimentSplit
+from saelab.data.labelled import LabelledActivations, LabelledSplit
 from saelab.errors import InputError
 from saelab.evaluation.probing import probe
 from saelab.sae.base import SparseAutoencoder, check_activations
@@ -21,7 +21,7 @@ from saelab.sae.thresholds import threshold_curves, with_thresholds
 from saelab_widgets.background import LatestTask
 from saelab_widgets.gate_snapshot import Snapshot
 from saelab_widgets.instrument import STATIC, Instrument
-from saelab_widgets.materials import HELD_OUT, default_sae, held_out_at, snippets_at, trained_at
+from saelab_widgets.materials import N_TEST, default_sae, snippets_at, test_activations_at, trained_at
 from saelab_widgets.pictures import INK, as_png, plain_axes
 from saelab_widgets.quantities import COLORS, architecture_color, architecture_label, chart, knob
 from saelab_widgets.sources import HasSAE, Source, follow, sae_of
@@ -113,7 +113,7 @@ class GateExplorer(Instrument, HasSAE):
         self,
         sae: Source | None = None,
         activations: Tensor | ActivationStore | None = None,
-        sentiment: SentimentSplit | None = None,
+        sentiment: LabelledSplit | None = None,
         *,
         feature: int | None = None,
         n_rows: int = 1024,
@@ -158,11 +158,11 @@ class GateExplorer(Instrument, HasSAE):
         return self._snapshot.sae
 
     @property
-    def held_out(self) -> Tensor:
+    def test_x(self) -> Tensor:
         return self._snapshot.x
 
     @property
-    def sentiment(self) -> SentimentSplit | None:
+    def sentiment(self) -> LabelledSplit | None:
         return self._sentiment
 
     def apply(self) -> SparseAutoencoder:
@@ -329,24 +329,24 @@ class GateExplorer(Instrument, HasSAE):
 def _materials(
     source: Source | None,
     activations: Tensor | ActivationStore | None,
-    sentiment: SentimentSplit | None,
+    sentiment: LabelledSplit | None,
     n_rows: int,
-) -> tuple[SparseAutoencoder, Tensor, SentimentSplit | None]:
+) -> tuple[SparseAutoencoder, Tensor, LabelledSplit | None]:
     """The SAE, activations that it has not seen, and probe inputs: what is given, what a widget has, or the default."""
     given = activations
     if source is None:
         sae, store = default_sae()
         if given is None:
-            given, n_rows = store, min(n_rows, HELD_OUT)
+            given, n_rows = store, min(n_rows, N_TEST)
             sentiment = sentiment or snippets_at(*trained_at(sae)).split()
     else:
         sae = sae_of(source)
         if given is None and isinstance(source, HasSAE):
-            given = source.held_out
+            given = source.test_x
             sentiment = sentiment or source.sentiment
         if given is None:
             at = trained_at(sae)
-            given = held_out_at(at.model_name, at.hook, n_rows, at.scale)
+            given = test_activations_at(at.model_name, at.hook, n_rows, at.scale)
             sentiment = sentiment or snippets_at(*at).split()
     rows = given.activations if isinstance(given, ActivationStore) else given
     x = rows[max(0, len(rows) - n_rows) :]

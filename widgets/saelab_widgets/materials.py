@@ -15,7 +15,7 @@ from torch import Tensor
 
 import saelab
 from saelab.data.activations import ActivationStore
-from saelab.data.labelled import LabelledActivations, LabelledSet, SentimentSplit, labelled_snippets
+from saelab.data.labelled import LabelledActivations, LabelledSet, LabelledSplit, labelled_snippets
 from saelab.data.language_models import EMBEDDED_MODEL
 from saelab.errors import InputError
 from saelab.evaluation.probing import probe
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 DEFAULT_HOOK = "blocks.1.hook_resid_post"
 DEFAULT_TOKENS = 100_000
 """Of the embedded text: a harvest takes some seconds, and one serves all widgets."""
-HELD_OUT = 1024
+N_TEST = 1024
 """Rows at the end of an activation store that are kept out of training, to measure on."""
 
 
@@ -68,7 +68,7 @@ def warmed_activations(hook: str, n_tokens: int) -> Path:
 
 
 @functools.lru_cache(maxsize=4)
-def held_out_at(model_name: str, hook: str, n_tokens: int, scale: float) -> ActivationStore:
+def test_activations_at(model_name: str, hook: str, n_tokens: int, scale: float) -> ActivationStore:
     """The same on the last of the embedded text, which `activations_at` does not reach; kept likewise."""
     text = saelab.load_text()[::-1]
     return saelab.harvest(language_model(model_name), hook, text, n_tokens=n_tokens, scale=scale)
@@ -98,18 +98,18 @@ def default_sae(
 ) -> tuple[SparseAutoencoder, ActivationStore]:
     """What a widget shows where it is given no SAE: one trained for some seconds, and its activations; kept likewise.
 
-    It has not seen the last `HELD_OUT` rows of the store. It is shared: take a copy before changing it. Its file is in
+    It has not seen the last `N_TEST` rows of the store. It is shared: take a copy before changing it. Its file is in
     the user's cache, and read from there next time.
     """
     store = activations_at(EMBEDDED_MODEL, hook, DEFAULT_TOKENS)
-    x, held_out = store.activations[:-HELD_OUT], store.activations[-HELD_OUT:]
+    x, test_x = store.activations[:-N_TEST], store.activations[-N_TEST:]
     with one_thread_on_small_machines():  # several would wait for one another where another notebook trains
         table = saelab.sweep(
             functools.partial(ARCHITECTURES[architecture], x.shape[1], d_sae),
             replace(store, activations=x),
             [l1_coefficient],
             config=TrainingConfig(n_steps=n_steps),
-            test=held_out,
+            test=test_x,
             folder=cache_folder("sae"),
         )
     return saelab.load(table.path[0]), store
@@ -136,9 +136,9 @@ class Sweep(NamedTuple):
 
     table: "pd.DataFrame"
     """As of `saelab.sweep`, with the columns ``loss_recovered`` and ``probe_accuracy``."""
-    held_out: Tensor
+    test_x: Tensor
     """The activations on which the metrics were measured, ``(n, d_in)``."""
-    sentiment: Callable[[], SentimentSplit]
+    sentiment: Callable[[], LabelledSplit]
     """Gives what the probe was fitted to and tested on. It takes some seconds, and nothing where all is measured."""
 
 
@@ -148,7 +148,7 @@ def default_sweep(
     *,
     hook: str = DEFAULT_HOOK,
     n_tokens: int = 50_000,
-    n_held_out_texts: int = 48,
+    n_test_texts: int = 48,
     d_sae: int = 512,
     n_steps: int = 250,
     standard_l1: Sequence[float] = (1.2, 2.0, 3.5, 6.0),
@@ -166,7 +166,7 @@ def default_sweep(
     ----------
     folder
         By default one in the user's cache.
-    hook, n_tokens, n_held_out_texts
+    hook, n_tokens, n_test_texts
         Activations to train on, and texts, not among theirs, on which everything but the probe is measured: the loss
         recovered, which takes runs of the model, on a quarter of them.
     d_sae, n_steps, standard_l1, gated_l1
@@ -183,14 +183,14 @@ def default_sweep(
     # Another version may have another text or another model inside.
     folder = Path(folder) if folder is not None else cache_folder(f"pareto-{saelab.__version__}")
     model, texts = language_model(EMBEDDED_MODEL), saelab.load_text()
-    train_texts, test_texts = texts[:-n_held_out_texts], texts[-n_held_out_texts:]
+    train_texts, test_texts = texts[:-n_test_texts], texts[-n_test_texts:]
     harvest = functools.partial(saelab.harvest, model, hook, progress=progress)
-    stores = folder / f"{hook}-{n_tokens}-{n_held_out_texts}"
+    stores = folder / f"{hook}-{n_tokens}-{n_test_texts}"
     store = harvest(train_texts, n_tokens=n_tokens, store=stores / "train")
     # SAEs know activations in the training store's scale, so the others have to come in the same.
     test = harvest(test_texts, scale=store.scale, store=stores / "test")
 
-    def sentiment() -> SentimentSplit:
+    def sentiment() -> LabelledSplit:
         return snippets_at(EMBEDDED_MODEL, hook, store.scale).split()
 
     # No resampling: in so few steps, features that are revived only die again.
@@ -198,7 +198,7 @@ def default_sweep(
     # Two numbers a feature: there is less to learn, and it can be learnt faster.
     rescaling = saelab.TrainingConfig(n_steps=n_steps // 2, batch_size=512, lr=3e-3, resample_every=0)
     sweep = functools.partial(saelab.sweep, activations=store, test=test, folder=folder / "saes", progress=progress)
-    d_in = store.activations.shape[1]
+    d_in = store.d_in
     standard = sweep(lambda: saelab.StandardSAE(d_in, d_sae), sparsity=standard_l1, config=config)
     # Its loss has no L1 term; the table shows the coefficient of the SAE that it cures.
     cured = sweep([_rescaled(path) for path in standard.path], config=rescaling)
@@ -207,7 +207,7 @@ def default_sweep(
     table = pd.concat([standard, cured, gated], ignore_index=True)
 
     def measure(sae: SparseAutoencoder) -> dict[str, float]:
-        few = test_texts[: math.ceil(n_held_out_texts / 4)]
+        few = test_texts[: math.ceil(n_test_texts / 4)]
         spliced = saelab.loss_recovered(model, hook, sae, few, progress=False)
         return {"loss_recovered": spliced.score_zero, "probe_accuracy": probe_accuracy(sae, sentiment())}
 
@@ -242,7 +242,7 @@ def _kept_beside(path: str, measure: Callable[[SparseAutoencoder], dict[str, flo
 
 
 @torch.no_grad()
-def probe_accuracy(sae: SparseAutoencoder, sentiment: SentimentSplit) -> float:
+def probe_accuracy(sae: SparseAutoencoder, sentiment: LabelledSplit) -> float:
     """Test accuracy of a linear probe on the SAE's codes."""
     train, test = (LabelledActivations(sae.encode(part.x.to(sae.W_enc)).cpu(), part.labels) for part in sentiment)
     return probe(train, test).test_accuracy

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import saelab
-from saelab.data.labelled import SentimentSplit
+from saelab.data.labelled import LabelledSplit
 from saelab.errors import InputError, InputTypeError
 from saelab.sae.base import ARCHITECTURES, SparseAutoencoder, in_order
 from saelab_widgets.instrument import STATIC, Instrument
@@ -113,12 +113,12 @@ class ParetoExplorer(Instrument, HasSAE):
         *,
         x: str = "l0",
         y: str | None = None,
-        sentiment: SentimentSplit | None = None,
+        sentiment: LabelledSplit | None = None,
     ) -> None:
-        self._held_out: Tensor | None = None
-        self._sentiment: Callable[[], SentimentSplit] | None = (lambda: sentiment) if sentiment is not None else None
+        self._test_x: Tensor | None = None
+        self._sentiment: Callable[[], LabelledSplit] | None = (lambda: sentiment) if sentiment is not None else None
         if table is None:
-            table, self._held_out, of_sweep = default_sweep()
+            table, self._test_x, of_sweep = default_sweep()
             self._sentiment = self._sentiment or of_sweep
         self._table = _read(table)
         if sentiment is not None and "path" in self._table and "probe_accuracy" not in self._table:
@@ -171,12 +171,12 @@ class ParetoExplorer(Instrument, HasSAE):
         return _load(path, Path(path).stat().st_mtime_ns)
 
     @property
-    def held_out(self) -> Tensor | None:
+    def test_x(self) -> Tensor | None:
         """Of the default sweep, the activations that it was measured on; of a table, none are known."""
-        return self._held_out
+        return self._test_x
 
     @property
-    def sentiment(self) -> SentimentSplit | None:
+    def sentiment(self) -> LabelledSplit | None:
         return self._sentiment() if self._sentiment is not None else None
 
     def table_frame(self) -> "pd.DataFrame":
@@ -408,7 +408,7 @@ def _load(path: str, written: int) -> SparseAutoencoder:
     return saelab.load(path)
 
 
-def _probe_accuracies(paths: "pd.Series[Any]", sentiment: SentimentSplit) -> list[float]:
+def _probe_accuracies(paths: "pd.Series[Any]", sentiment: LabelledSplit) -> list[float]:
     from tqdm.auto import tqdm
 
     return [

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import saelab
-from saelab.data.labelled import LabelledSet, SentimentSplit
+from saelab.data.labelled import LabelledSet, LabelledSplit
 from saelab.data.language_models import EMBEDDED_MODEL
 from saelab.errors import InputError, InputTypeError
 from saelab.sae.base import L1_COEFFICIENT, SparseAutoencoder, TrainedOn
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from tqdm import tqdm
 
-HELD_OUT = 2048
-"""Of the default activations, the last, which the SAEs are not trained on."""
+N_TEST_PER_LAYER = 2048
+"""Rows at the end of each layer's default activations, on which the SAEs are not trained."""
 TRAINING = saelab.TrainingConfig(batch_size=512, lr=2e-3, resample_every=0)
 """Of the default SAEs, short: in 300 steps at this learning rate the features that cost too much are off."""
 LABELS = {0: "negative", 1: "positive"}
@@ -127,11 +127,11 @@ class ProbeExplorer(Instrument, HasSAE):
         labels: Mapping[int, str] = LABELS,
     ) -> None:
         snippets = _snippets_of(data, has_saes=saes is not None)
-        self._held_out: dict[int, Tensor] = {}
+        self._test_x: dict[int, Tensor] = {}
         if saes is None:
             layers = range(4) if layers is None else layers
             default = _trained(tuple(layers), tuple(map(float, l1_coefficients)), d_sae, n_tokens, n_steps)
-            self._held_out = {layer: one.held_out for layer, one in default.items()}
+            self._test_x = {layer: one.test_x for layer, one in default.items()}
             self._saes = {
                 layer: {l1: _copy(saelab.load(path)) for l1, path in one.paths.items()}
                 for layer, one in default.items()
@@ -188,11 +188,11 @@ class ProbeExplorer(Instrument, HasSAE):
         return sae
 
     @property
-    def held_out(self) -> Tensor | None:
-        return self._held_out.get(self.layer)
+    def test_x(self) -> Tensor | None:
+        return self._test_x.get(self.layer)
 
     @property
-    def sentiment(self) -> SentimentSplit | None:
+    def sentiment(self) -> LabelledSplit | None:
         return self._data[self.layer].split()
 
     def table(self) -> "pd.DataFrame":
@@ -321,7 +321,7 @@ class _Layer(NamedTuple):
     """What the default SAEs of one layer come from."""
 
     trained_on: TrainedOn
-    held_out: Tensor
+    test_x: Tensor
     paths: dict[float, str]
 
 
@@ -342,29 +342,29 @@ def _trained(
     config = replace(TRAINING, n_steps=n_steps)
     hooks = {layer: f"blocks.{layer}.hook_resid_post" for layer in layers}
     name = f"activations-layers={','.join(map(str, layers))}-tokens={n_tokens}"
-    stores = saelab.harvest(
+    stores = saelab.harvest_many(
         language_model(EMBEDDED_MODEL),
         list(hooks.values()),
         saelab.load_text(),
-        n_tokens=n_tokens + HELD_OUT,
+        n_tokens=n_tokens + N_TEST_PER_LAYER,
         store=_folder() / name,
         dtype=torch.float16,  # half the space, and far finer than what an SAE leaves unexplained
     )
     trained = {}
     for layer, hook in hooks.items():
         store = stores[hook]
-        n_train = len(store) - HELD_OUT
-        x, held_out = store.activations[:n_train], store.activations[n_train:]
+        n_train = len(store) - N_TEST_PER_LAYER
+        x, test_x = store.activations[:n_train], store.activations[n_train:]
         table = saelab.sweep(
             partial(saelab.GatedSAE, x.shape[1], d_sae),
             replace(store, activations=x),
             l1_coefficients,
             config=config,
-            test=held_out,
+            test=test_x,
             folder=_folder(),
         )
         paths = dict(zip(l1_coefficients, table.path, strict=True))
-        trained[layer] = _Layer(store.trained_on, held_out, paths)
+        trained[layer] = _Layer(store.trained_on, test_x, paths)
     return trained
 
 

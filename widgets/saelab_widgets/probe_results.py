@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import saelab
 from saelab.data.batches import fingerprint
-from saelab.data.labelled import LabelledSet, SentimentSplit, labelled_snippets
+from saelab.data.labelled import LabelledSet, LabelledSplit, labelled_snippets
 from saelab.errors import InputError
 from saelab.evaluation.probing import ProbeReport, pool_reports, principal_components, probe
 from saelab.files.tensor_files import read_tensors, write_tensors
@@ -94,7 +94,7 @@ def parts_of(data: LabelledSet) -> tuple[str, ...]:
     return (STRATIFIED, EACH_BLOCK, *blocks) if len(blocks) > 1 else (STRATIFIED,)
 
 
-def splits_of(data: LabelledSet, part: str) -> list[SentimentSplit]:
+def splits_of(data: LabelledSet, part: str) -> list[LabelledSplit]:
     """The splits whose test texts are ``part``: one, or one for each block."""
     if part == STRATIFIED:
         return [data.split()]
@@ -120,16 +120,16 @@ class LiveProbes:
 
     def of_codes(self, codes: LabelledSet) -> Probed:
         """Of codes of the same texts, in the same order."""
-        return self._pooled(SentimentSplit(*(one._replace(x=codes.x[one.rows]) for one in s)) for s in self._splits)
+        return self._pooled(LabelledSplit(*(one._replace(x=codes.x[one.rows]) for one in s)) for s in self._splits)
 
     def of_pca(self, n_components: int) -> Probed:
         if n_components == 0:
             return _pooled([_probed(split, 0) for split in self._splits])
-        first = [SentimentSplit(*(one._replace(x=one.x[:, :n_components]) for one in s)) for s in self._components]
+        first = [LabelledSplit(*(one._replace(x=one.x[:, :n_components]) for one in s)) for s in self._components]
         return self._pooled(first, standardize=False)
 
     @staticmethod
-    def _pooled(splits: Iterable[SentimentSplit], standardize: bool = True) -> Probed:
+    def _pooled(splits: Iterable[LabelledSplit], standardize: bool = True) -> Probed:
         return _pooled([Probed(probe(*split, C=C, standardize=standardize), split.test.rows) for split in splits])
 
 
@@ -226,14 +226,14 @@ def kept_results(
 def snippets_at_layers(
     trained_on: Mapping[int, TrainedOn], snippets: "pd.DataFrame | None" = None, folder: Path | None = None
 ) -> dict[int, LabelledSet]:
-    """`saelab.sentiment_set` where the SAEs of each layer were trained, by one run of the model.
+    """`saelab.sentiment_sets` at the hooks where the SAEs of each layer were trained.
 
     The activations are kept in ``folder``, where one is given.
 
     Raises
     ------
     ValueError
-        SAEs of several models, or two layers with one hook; like `saelab.sentiment_set`.
+        SAEs of several models, or two layers with one hook; like `saelab.sentiment_sets`.
     """
     frame = saelab.load_sentiment() if snippets is None else snippets
     models = {place.model_name for place in trained_on.values()}
@@ -248,13 +248,13 @@ def snippets_at_layers(
     if path is not None and path.exists():
         by_hook = {hook: labelled_snippets(frame, x) for hook, x in read_tensors(path)[0].items()}
     else:
-        by_hook = saelab.sentiment_set(language_model(model_name), list(scales), scale=scales, snippets=frame)
+        by_hook = saelab.sentiment_sets(language_model(model_name), list(scales), scales=scales, snippets=frame)
         if path is not None:
             write_tensors(path, {hook: data.x for hook, data in by_hook.items()}, {})
     return {layer: by_hook[place.hook] for layer, place in trained_on.items()}
 
 
-def _probed(split: SentimentSplit, n_components: int | None) -> Probed:
+def _probed(split: LabelledSplit, n_components: int | None) -> Probed:
     return Probed(probe(*split, C=C, n_components=n_components), split.test.rows)
 
 

@@ -221,7 +221,7 @@ class ShrinkageExplorer(Instrument, HasSAE):
         return self._shown
 
     @property
-    def held_out(self) -> Tensor:
+    def test_x(self) -> Tensor:
         """The inputs on the page, ``(1000, d_in)``, on which no SAE was trained."""
         return self._level.x
 

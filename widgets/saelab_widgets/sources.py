@@ -8,7 +8,7 @@ import traitlets
 from torch import Tensor
 
 import saelab
-from saelab.data.labelled import SentimentSplit
+from saelab.data.labelled import LabelledSplit
 from saelab.errors import InputTypeError
 from saelab.sae.base import SparseAutoencoder
 
@@ -28,12 +28,12 @@ class HasSAE(traitlets.HasTraits):
         raise NotImplementedError
 
     @property
-    def held_out(self) -> Tensor | None:
+    def test_x(self) -> Tensor | None:
         """Activations that the SAE has not been trained on, ``(n, d_in)``, where the widget has some."""
         return None
 
     @property
-    def sentiment(self) -> SentimentSplit | None:
+    def sentiment(self) -> LabelledSplit | None:
         """Probe inputs at the SAE's hook and in its scale, where the widget has some."""
         return None
 

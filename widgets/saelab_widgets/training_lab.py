@@ -16,7 +16,7 @@ from torch import Tensor
 
 import saelab
 from saelab.data.activations import ActivationStore
-from saelab.data.labelled import LabelledActivations, SentimentSplit
+from saelab.data.labelled import LabelledActivations, LabelledSplit
 from saelab.data.language_models import EMBEDDED_MODEL
 from saelab.errors import InputError
 from saelab.evaluation.probing import ProbeReport, probe
@@ -26,7 +26,7 @@ from saelab.training.runs import LR, TrainingConfig
 from saelab.training.trainer import Trainer
 from saelab_widgets.background import BackgroundLoop, one_thread_on_small_machines
 from saelab_widgets.instrument import STATIC, Instrument
-from saelab_widgets.materials import DEFAULT_HOOK, HELD_OUT, activations_at, snippets_at
+from saelab_widgets.materials import DEFAULT_HOOK, N_TEST, activations_at, snippets_at
 from saelab_widgets.pictures import line_charts_png
 from saelab_widgets.quantities import architecture_label, chart, knob, other_line
 from saelab_widgets.sources import HasSAE
@@ -96,8 +96,8 @@ class TrainingLab(Instrument, HasSAE):
         activations of the embedded language model at ``hook``. The last 1,024 rows are kept out of training: the charts
         are of the first 512 of these.
     sentiment
-        Probe inputs at the same place with the same scale (`saelab.sentiment_activations`). By default the sentiment
-        set where ``activations`` is the default too, else there is no probe.
+        Probe inputs at the same hook and scale (``saelab.sentiment_set(...).split()``). By default the sentiment set
+        where ``activations`` is the default too, else there is no probe.
     architecture, preset, ablations, seed, d_sae
         Kind of autoencoder, any that trains from scratch; all but ``d_sae`` can be changed on the screen, which starts
         anew. Ablations are those of `saelab.GatedSAE`, and act where the architecture is gated and the preset the
@@ -158,7 +158,7 @@ class TrainingLab(Instrument, HasSAE):
         self,
         activations: Tensor | ActivationStore | None = None,
         *,
-        sentiment: SentimentSplit | None = None,
+        sentiment: LabelledSplit | None = None,
         architecture: str = "gated",
         preset: Preset = "paper",
         ablations: Sequence[str] = (),
@@ -187,17 +187,17 @@ class TrainingLab(Instrument, HasSAE):
                 sentiment = snippets_at(*activations.trained_on).split()
         x = activations.activations if isinstance(activations, ActivationStore) else activations
         check_activations(x if isinstance(x, Tensor) else x[:1])
-        if len(x) < 2 * HELD_OUT:
+        if len(x) < 2 * N_TEST:
             raise InputError(
-                f"activations have {len(x)} rows; at least {2 * HELD_OUT} are needed, {HELD_OUT} to measure on"
+                f"activations have {len(x)} rows; at least {2 * N_TEST} are needed, {N_TEST} to measure on"
             )
         if sentiment is not None and sentiment.train.x.shape[1] != x.shape[1]:
             raise InputError(
                 f"the probe's inputs have width {sentiment.train.x.shape[1]}, the activations {x.shape[1]}; "
                 "take both from one hook"
             )
-        n_train = len(x) - HELD_OUT
-        self._train_x, self._held_out = x[:n_train] if isinstance(x, Tensor) else x.first(n_train), x[n_train:]
+        n_train = len(x) - N_TEST
+        self._train_x, self._test_x = x[:n_train] if isinstance(x, Tensor) else x.first(n_train), x[n_train:]
         self._trained_on = activations.trained_on if isinstance(activations, ActivationStore) else None
         self._sentiment = sentiment
         self._d_sae = d_sae
@@ -254,11 +254,11 @@ class TrainingLab(Instrument, HasSAE):
         return self.trainer.sae
 
     @property
-    def held_out(self) -> Tensor:
-        return self._held_out
+    def test_x(self) -> Tensor:
+        return self._test_x
 
     @property
-    def sentiment(self) -> SentimentSplit | None:
+    def sentiment(self) -> LabelledSplit | None:
         return self._sentiment
 
     @traitlets.validate("architecture")
@@ -437,7 +437,7 @@ class TrainingLab(Instrument, HasSAE):
     def _publish(self) -> None:
         """Measure, and send what was measured: one message."""
         step, now = self.trainer.n_steps_done, time.monotonic()
-        measured = self.trainer.measure(self._held_out[:N_MEASURED])
+        measured = self.trainer.measure(self._test_x[:N_MEASURED])
         report = None
         if self._sentiment is not None and (now >= self._next_probe or not self._loop.running):
             report = self._probe()

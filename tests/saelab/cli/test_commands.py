@@ -164,12 +164,12 @@ def test_a_harvest_that_is_refused_or_stopped_leaves_the_configuration_of_the_st
 ) -> None:
     before = config_in(harvested)
     words = ("harvest", harvested, "--hook", HOOK, "--text", text_file, "--n-tokens", 999)
-    assert "made otherwise: another context, n_tokens" in sentence(run(*words, code=1))
+    assert "holds a harvest that differs in context, n_tokens" in sentence(run(*words, code=1))
 
     def stopped(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(saelab, "harvest", stopped)
+    monkeypatch.setattr(saelab, "harvest_many", stopped)
     run(*words, code=130)
     assert config_in(harvested) == before
 
@@ -444,7 +444,7 @@ def test_an_interrupted_sweep_goes_on_when_the_command_is_given_again(
         (("--l1", 1, "--architecture", "rescale_shift"), 2, "'rescale_shift' is not one of gated, standard"),
         (("--l1", 1, "--architecture", "standard", "--ablation", "no_r_mag"), 1, "ablations are those of the gated"),
         (("--l1", 1, "--n-steps", 0), 1, "n_steps must be at least 1, not 0"),
-        (("--l1", 1, "--test", "nowhere"), 1, "nowhere is no activation store"),
+        (("--l1", 1, "--test", "nowhere"), 1, "nowhere is not an activation store"),
     ],
 )
 def test_a_sweep_that_cannot_be_writes_nothing(
@@ -492,7 +492,7 @@ def test_the_probe_reads_the_codes_and_the_activations(
     monkeypatch.setattr("saelab.data.language_models.load_sentiment", lambda: snippets)
     found = document("evaluate", trained, harvested, "--probe")["probe"]
     scale = saelab.ActivationStore.open(harvested).scale
-    split = saelab.sentiment_activations(model, HOOK, scale=scale, progress=False)
+    split = saelab.sentiment_set(model, HOOK, scale=scale, progress=False).split()
     assert found["activations"]["test_accuracy"] == saelab.probe(*split).test_accuracy
     with torch.no_grad():
         codes = [part._replace(x=saelab.load(trained / CHECKPOINT).encode(part.x)) for part in split]
@@ -504,8 +504,8 @@ def test_the_probe_reads_the_codes_and_the_activations(
     ("words", "code", "message"),
     [
         (("nowhere.safetensors", "STORE"), 1, "there is no file nowhere.safetensors"),
-        (("STORE", "STORE"), 1, "no SAE that SAELab knows lies in this folder"),
-        (("SAE", "nowhere"), 1, "nowhere is no activation store"),
+        (("STORE", "STORE"), 1, "this folder holds no SAE that SAELab can read"),
+        (("SAE", "nowhere"), 1, "nowhere is not an activation store"),
         (("SAE", "STORE", "--hook", "blocks.0.hook_resid_post"), 1, f"holds activations of {HOOK}"),
         (("SAE", "STORE", "--n-texts", 3), 2, "--text and --n-texts are for --loss-recovered"),
         (("SAE", "STORE", "--loss-recovered", "--n-texts", 0), 2, "Invalid value for '--n-texts'"),
@@ -544,7 +544,7 @@ def test_what_cannot_be_exported_writes_nothing(
 ) -> None:
     assert message in sentence(run("export", trained, tmp_path / "out", *words, code=code))
     assert not (tmp_path / "out").exists()
-    assert "is there already" in sentence(run("export", trained, trained, "--format", "sae_lens", code=1))
+    assert "already exists" in sentence(run("export", trained, trained, "--format", "sae_lens", code=1))
 
 
 # Errors, and what goes where.
@@ -554,13 +554,13 @@ def test_what_cannot_be_exported_writes_nothing(
     ("words", "code", "message"),
     [
         (("harvest", "OUT", "--hook", "blocks.9.hook_resid_post"), 1, "has no hook 'blocks.9.hook_resid_post'"),
-        (("harvest", "OUT", "--hook", HOOK, "--hook", HOOK), 1, "a list of at least one, each once"),
+        (("harvest", "OUT", "--hook", HOOK, "--hook", HOOK), 1, "name at least one hook, and each only once"),
         (("harvest", "OUT", "--hook", HOOK, "--model", "no/such-model"), 1, "is not on this machine"),
         (("harvest", "OUT", "--hook", HOOK, "--context", 1), 1, "context must lie between 2 and"),
         (("harvest", "OUT", "--hook", HOOK, "--dtype", "int8"), 2, "Invalid value for '--dtype'"),
-        (("harvest", "OUT", "--hook", HOOK, "--scale-of", "nowhere"), 1, "nowhere is no activation store"),
+        (("harvest", "OUT", "--hook", HOOK, "--scale-of", "nowhere"), 1, "nowhere is not an activation store"),
         (("harvest", "OUT"), 2, "Missing option '--hook'"),
-        (("train", "nowhere", "OUT"), 1, "nowhere is no activation store"),
+        (("train", "nowhere", "OUT"), 1, "nowhere is not an activation store"),
         (("train", "STORE", "OUT", "--preset", "own"), 2, "Invalid value for '--preset'"),
         (("train", "STORE", "OUT", "--ablation", "all"), 2, "'all' is not one of unfrozen_decoder"),
         (

@@ -94,4 +94,32 @@ def test_wrong_text_and_sizes_get_a_sentence(model: Any) -> None:
     with pytest.raises(ValueError, match="text 0 has .* tokens; pooling takes 1 to 127"):
         saelab.harvest_pooled(model, HOOK, ["so " * 200], progress=False)
     with pytest.raises(ValueError, match="last, mean"):
-        saelab.harvest_pooled(model, HOOK, ["text"], pooling="first")  # type: ignore[call-overload]
+        saelab.harvest_pooled(model, HOOK, ["text"], pooling="first")  # type: ignore[arg-type]
+
+
+def test_a_list_of_hooks_and_a_single_hook_each_have_their_function(model: Any) -> None:
+    hooks: Any = [HOOK, "blocks.2.hook_resid_post"]
+    one: Any = HOOK
+    with pytest.raises(TypeError, match="harvest takes the name of one hook, .*; for several hooks use harvest_many"):
+        saelab.harvest(model, hooks, ["text"])
+    with pytest.raises(TypeError, match="harvest_pooled takes .*; for several hooks use harvest_pooled_many"):
+        saelab.harvest_pooled(model, hooks, ["text"])
+    with pytest.raises(TypeError, match="must be a list of names, not one string; for one hook use harvest"):
+        saelab.harvest_many(model, one, ["text"])
+    with pytest.raises(TypeError, match="must be a list of names, not one string; for one hook use harvest_pooled"):
+        saelab.harvest_pooled_many(model, one, ["text"])
+    for wrong in ([], [HOOK, HOOK]):
+        with pytest.raises(ValueError, match="at least one hook, and each only once"):
+            saelab.harvest_many(model, wrong, ["text"])
+    with pytest.raises(ValueError, match=r"scales has none for blocks\.2\.hook_resid_post"):
+        saelab.harvest_many(model, hooks, ["text"], scales={HOOK: 1.0})
+
+
+def test_pooling_at_several_hooks_gives_what_each_alone_gives(model: Any) -> None:
+    texts = ["A fine film.", "Dull."]
+    scales = {HOOK: 2.0, "blocks.2.hook_resid_post": 0.5}
+    pooled = saelab.harvest_pooled_many(model, list(scales), texts, scales=scales, progress=False)
+    assert list(pooled) == list(scales)
+    for hook, scale in scales.items():
+        alone = saelab.harvest_pooled(model, hook, texts, scale=scale, progress=False)
+        assert torch.allclose(pooled[hook], alone, atol=1e-5)

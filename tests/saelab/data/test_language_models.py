@@ -39,7 +39,7 @@ def test_a_hugging_face_folder_on_disk_opens_like_the_embedded_model(tmp_path: P
     AutoTokenizer.from_pretrained(EMBEDDED_FOLDER).save_pretrained(tmp_path)
     small = saelab.load_language_model(str(tmp_path))
     store = saelab.harvest(small, "blocks.1.hook_resid_post", saelab.load_text()[:3], progress=False)
-    assert store.activations.shape[1] == 16
+    assert store.d_in == 16
     assert int(store.positions[:].max()) < 31  # its own context, BOS included
 
 

@@ -52,8 +52,8 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_store_on_disk_holds_what_one_in_memory_holds(model: Any, tmp_path: Path, small_shards: None) -> None:
-    on_disk = saelab.harvest(model, HOOKS, TEXTS, store=tmp_path / "store", progress=False)
-    in_memory = saelab.harvest(model, HOOKS, TEXTS, progress=False)
+    on_disk = saelab.harvest_many(model, HOOKS, TEXTS, store=tmp_path / "store", progress=False)
+    in_memory = saelab.harvest_many(model, HOOKS, TEXTS, progress=False)
     assert list(on_disk) == list(in_memory) == HOOKS
     assert len(list((tmp_path / "store").glob("*.safetensors"))) > 3
     for hook in HOOKS:
@@ -63,13 +63,13 @@ def test_a_store_on_disk_holds_what_one_in_memory_holds(model: Any, tmp_path: Pa
         assert torch.equal(disk.activations[:], memory.activations[:])
         for name in ("token_ids", "text_indices", "positions"):
             assert torch.equal(getattr(disk, name)[:], getattr(memory, name)[:])
-        width = disk.activations.shape[1]
+        width = disk.d_in
         assert float(disk.activations[:].square().sum(dim=1).mean()) == pytest.approx(width, rel=1e-5)
 
 
 def test_one_hook_of_several_is_what_it_is_alone(model: Any) -> None:
     alone = saelab.harvest(model, HOOKS[0], TEXTS[:3], progress=False)
-    together = saelab.harvest(model, HOOKS, TEXTS[:3], progress=False)[HOOKS[0]]
+    together = saelab.harvest_many(model, HOOKS, TEXTS[:3], progress=False)[HOOKS[0]]
     assert torch.equal(alone.activations[:], together.activations[:]) and alone.scale == together.scale
 
 
@@ -100,10 +100,10 @@ def test_special_tokens_are_left_out_unless_asked_for(model: Any) -> None:
 def test_harvesting_again_opens_what_is_there_and_does_not_run_the_model(
     model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = saelab.harvest(model, HOOKS, TEXTS, store=tmp_path, n_tokens=500, progress=False)
+    first = saelab.harvest_many(model, HOOKS, TEXTS, store=tmp_path, n_tokens=500, progress=False)
     before = content(tmp_path)
     monkeypatch.setattr("saelab.data.hooks.hook_values", None)  # it could not run
-    again = saelab.harvest(model, HOOKS, TEXTS, store=tmp_path, n_tokens=500, progress=False)
+    again = saelab.harvest_many(model, HOOKS, TEXTS, store=tmp_path, n_tokens=500, progress=False)
     assert content(tmp_path) == before
     assert len(again[HOOKS[0]]) == len(first[HOOKS[0]]) == 500
 
@@ -114,19 +114,19 @@ def test_harvesting_again_opens_what_is_there_and_does_not_run_the_model(
         ({"n_tokens": 400}, "n_tokens"),
         ({"context": 64}, "context"),
         ({"dtype": torch.float16}, "dtype"),
-        ({"scale": dict.fromkeys(HOOKS, 1.0)}, "scale"),
+        ({"scales": dict.fromkeys(HOOKS, 1.0)}, "scale"),
         ({"special_tokens": True}, "special_tokens"),
         ({"text": TEXTS[1:]}, "text"),
-        ({"hook": HOOKS[:1]}, "hooks"),
+        ({"hooks": HOOKS[:1]}, "hooks"),
     ],
 )
 def test_a_folder_with_another_harvest_is_refused_and_says_what_differs(
     model: Any, tmp_path: Path, change: dict[str, Any], named: str
 ) -> None:
-    arguments: dict[str, Any] = {"hook": HOOKS, "text": TEXTS, "n_tokens": 500}
-    saelab.harvest(model, **arguments, store=tmp_path, progress=False)
-    with pytest.raises(FileExistsError, match=f"another {named}"):
-        saelab.harvest(model, **{**arguments, **change}, store=tmp_path, progress=False)
+    arguments: dict[str, Any] = {"hooks": HOOKS, "text": TEXTS, "n_tokens": 500}
+    saelab.harvest_many(model, **arguments, store=tmp_path, progress=False)
+    with pytest.raises(FileExistsError, match=f"differs in {named}"):
+        saelab.harvest_many(model, **{**arguments, **change}, store=tmp_path, progress=False)
 
 
 def test_a_model_that_was_trained_further_under_the_same_name_is_another(tmp_path: Path) -> None:
@@ -135,13 +135,13 @@ def test_a_model_that_was_trained_further_under_the_same_name_is_another(tmp_pat
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1e-3)
-    with pytest.raises(FileExistsError, match="another weights"):
+    with pytest.raises(FileExistsError, match="differs in weights"):
         saelab.harvest(model, HOOKS[0], TEXTS[:2], store=tmp_path, progress=False)
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(model: Any, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(FileExistsError, match="is no activation store"):
+    with pytest.raises(FileExistsError, match="is not an activation store"):
         saelab.harvest(model, HOOKS[0], TEXTS[:1], store=tmp_path, progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(StoreError, match=r"has no index\.json"):
@@ -162,7 +162,7 @@ shards.SHARD_BYTES, shards.BLOCK_BYTES = 2**16, 2**14
 torch.set_num_threads(1)
 model = saelab.load_language_model()
 print("ready", flush=True)
-saelab.harvest(model, sys.argv[2:], saelab.load_text()[:40], store=sys.argv[1], batch_size=3, progress=False)
+saelab.harvest_many(model, sys.argv[2:], saelab.load_text()[:40], store=sys.argv[1], batch_size=3, progress=False)
 """
 
 
@@ -187,7 +187,7 @@ def test_a_harvest_killed_at_random_moments_ends_as_an_undisturbed_one(model: An
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL  # it was still at work
         n_shards.append(len(list(killed.glob("*.safetensors"))))
-        with pytest.raises(StoreError, match="stopped before the end"):
+        with pytest.raises(StoreError, match="stopped before it finished"):
             ActivationStore.open(killed, HOOKS[0])
     assert n_shards == sorted(n_shards) and n_shards[0] < n_shards[-1]
     assert start(killed).wait() == 0
@@ -225,7 +225,7 @@ def intact(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "SHARD_BYTES", 2**16)
         patch.setattr(shards, "BLOCK_BYTES", 2**14)
-        saelab.harvest(model, HOOKS, TEXTS[:3], store=folder, progress=False)
+        saelab.harvest_many(model, HOOKS, TEXTS[:3], store=folder, progress=False)
     return folder
 
 
@@ -271,7 +271,7 @@ def test_a_cut_shard_is_found_when_the_store_is_opened(intact: Path, tmp_path: P
 def test_shards_of_another_store_do_not_pass_for_its_own(model: Any, intact: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(intact, tmp_path / "mixed")
     shutil.copy(folder / "00000.safetensors", folder / "00001.safetensors")
-    with pytest.raises(StoreError, match=r"00001\.safetensors: its header does not fit the index"):
+    with pytest.raises(StoreError, match=r"00001\.safetensors: its header does not match the index"):
         ActivationStore.open(folder, HOOKS[0])
 
 

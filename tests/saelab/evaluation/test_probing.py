@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 import saelab
 from saelab.data.activations import ActivationStore, Pooling
-from saelab.data.labelled import LabelledActivations, LabelledSet, sentiment_set
+from saelab.data.labelled import LabelledActivations, LabelledSet, sentiment_set, sentiment_sets
 from saelab.evaluation.probing import (
     ProbeReport,
     compare_representations,
@@ -283,7 +283,7 @@ def test_a_wrong_c_or_number_of_components_gets_a_sentence() -> None:
     with pytest.raises(ValueError, match="n_components must be at least 0, not -1"):
         probe(good, good, n_components=-1)
     rare = LabelledActivations(good.x, (torch.arange(20) == 0).long())
-    with pytest.raises(ValueError, match="two training rows or more of each class"):
+    with pytest.raises(ValueError, match="at least two training rows of each class"):
         probe(rare, good, C=[0.1, 1])
 
 
@@ -330,7 +330,7 @@ def test_weights_can_be_read_with_the_features(model: Any, store: ActivationStor
 
 
 def test_weights_of_more_than_two_classes_get_a_sentence() -> None:
-    with pytest.raises(ValueError, match="3 classes, and weights are of two"):
+    with pytest.raises(ValueError, match="3 classes, but weights need two"):
         probe_weights(LabelledActivations(torch.randn(9, 2), torch.arange(9) % 3))
     with pytest.raises(ValueError, match="one class only"):
         probe_weights(LabelledActivations(torch.randn(9, 2), torch.ones(9)))
@@ -400,14 +400,14 @@ def test_of_a_mean_over_tokens_each_token_is_encoded_and_codes_are_averaged(stor
 
 def test_a_wrong_labelled_set_gets_a_sentence() -> None:
     data = labelled_set()
-    with pytest.raises(ValueError, match="x has 120 rows, but texts 119"):
+    with pytest.raises(ValueError, match="x has 120 rows, but texts has 119"):
         replace(data, texts=data.texts[:-1])
     with pytest.raises(ValueError, match="made for d_in=9"):
         data.encoded(random_sae(9))
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         data.encoded(random_sae(), batch_size=0)
     one_block = replace(data, blocks=np.full(120, "drama"))
-    with pytest.raises(ValueError, match="all rows are of block 'drama'"):
+    with pytest.raises(ValueError, match="all rows are in block 'drama'"):
         one_block.by_block()
     assert repr(data) == "LabelledSet(120 texts, width 6, blocks action, comedy, drama)"
 
@@ -529,10 +529,10 @@ def test_the_sentiment_set_knows_texts_labels_and_blocks(model: Any, snippets: p
     assert_array_equal(data.labels, snippets.label)
     assert set(data.by_block()) == {"drama", "comedy", "action", "thriller"}
     assert data.store is None
-    split = saelab.sentiment_activations(
-        model, "blocks.1.hook_resid_post", scale=2.0, snippets=snippets.drop(columns="block"), progress=False
-    )
-    for one, expected in zip(split, data.split(), strict=True):
+    frame = snippets.drop(columns="block")
+    without_blocks = sentiment_set(model, "blocks.1.hook_resid_post", scale=2.0, snippets=frame, progress=False)
+    assert set(without_blocks.blocks) == {"all"}
+    for one, expected in zip(without_blocks.split(), data.split(), strict=True):
         assert torch.equal(one.x, expected.x)
         assert_array_equal(one.rows, expected.rows)
 
@@ -542,15 +542,17 @@ def test_several_hooks_in_one_run_give_what_each_alone_gives(
     model: Any, snippets: pd.DataFrame, pooling: Pooling
 ) -> None:
     scales = {"blocks.0.hook_resid_post": 2.0, "blocks.3.hook_resid_post": 0.5}
-    sets = sentiment_set(model, list(scales), scale=scales, pooling=pooling, snippets=snippets, progress=False)
+    sets = sentiment_sets(model, list(scales), scales=scales, pooling=pooling, snippets=snippets, progress=False)
     assert list(sets) == list(scales)
     for hook, scale in scales.items():
         alone = sentiment_set(model, hook, scale=scale, pooling=pooling, snippets=snippets, progress=False)
         assert torch.allclose(sets[hook].x, alone.x, atol=1e-5)
         assert_array_equal(sets[hook].strata, alone.strata)
         assert (sets[hook].store is None) == (pooling == "last")
-    with pytest.raises(ValueError, match="several hooks need a scale each"):
-        sentiment_set(model, list(scales), scale=2.0, snippets=snippets, progress=False)
+    with pytest.raises(ValueError, match=r"scales has none for blocks\.1\.hook_resid_post; give one for each hook"):
+        sentiment_sets(model, [*scales, "blocks.1.hook_resid_post"], scales=scales, snippets=snippets, progress=False)
+    with pytest.raises(TypeError, match="takes the name of one hook, .*; for several hooks use sentiment_sets"):
+        sentiment_set(model, list(scales), scale=2.0, snippets=snippets, progress=False)  # type: ignore[arg-type]
 
 
 def test_the_mean_over_tokens_is_that_of_the_snippets_own(model: Any, snippets: pd.DataFrame) -> None:
@@ -565,10 +567,10 @@ def test_the_mean_over_tokens_is_that_of_the_snippets_own(model: Any, snippets: 
 
 def test_wrong_snippets_get_a_sentence(model: Any, snippets: pd.DataFrame) -> None:
     hook = "blocks.0.hook_resid_post"
-    with pytest.raises(ValueError, match="lack the column.* label, hard; see saelab.load_sentiment"):
+    with pytest.raises(ValueError, match="lack the column.* label, hard; saelab.load_sentiment"):
         sentiment_set(model, hook, scale=1.0, snippets=snippets[["text"]], progress=False)
     with pytest.raises(ValueError, match="pooling must be one of last, mean, not 'max'"):
-        sentiment_set(model, hook, scale=1.0, pooling="max", snippets=snippets, progress=False)  # type: ignore[call-overload]
+        sentiment_set(model, hook, scale=1.0, pooling="max", snippets=snippets, progress=False)  # type: ignore[arg-type]
     for text, tokens in (("", "no"), (" word" * 126 + " and one", "more than 126")):
         broken = snippets.assign(text=[text, *snippets.text[1:]])
         with pytest.raises(ValueError, match=f"snippet 0 has {tokens} tokens; the mean takes 1 to 126"):
@@ -577,20 +579,9 @@ def test_wrong_snippets_get_a_sentence(model: Any, snippets: pd.DataFrame) -> No
 
 def test_sentiment_split_is_stratified_fixed_and_disjoint(model: Any) -> None:
     frame = saelab.load_sentiment().groupby(["label", "hard"]).head(20).reset_index(drop=True)
-    split = saelab.sentiment_activations(
-        model,
-        "blocks.0.hook_resid_post",
-        scale=2.0,
-        snippets=frame,
-        progress=False,
-    )
-    again = saelab.sentiment_activations(
-        model,
-        "blocks.0.hook_resid_post",
-        scale=1.0,
-        snippets=frame,
-        progress=False,
-    )
+    hook = "blocks.0.hook_resid_post"
+    split = sentiment_set(model, hook, scale=2.0, snippets=frame, progress=False).split()
+    again = sentiment_set(model, hook, scale=1.0, snippets=frame, progress=False).split()
     assert (len(split.train.x), len(split.test.x)) == (60, 20)
     assert float(split.test.labels.double().mean()) == 0.5
     assert torch.allclose(split.train.x, 2 * again.train.x)
@@ -606,7 +597,7 @@ def test_a_model_of_another_architecture_is_probed_from_a_store_on_disk_all_the_
     frame["text"] = frame.text.str[:50]  # this model reads 32 tokens
     for hook, d_in in (("blocks.0.hook_resid_post", 32), ("blocks.1.mlp.hook_post", 48)):
         store = saelab.harvest(llama, hook, saelab.load_text()[:20], store=tmp_path / hook, progress=False)
-        assert store.activations.shape[1] == d_in
+        assert store.d_in == d_in
         config = saelab.TrainingConfig(n_steps=20, batch_size=64, l1_coefficient=1.0)
         sae = saelab.Trainer(saelab.GatedSAE(d_in, 64), store, config).run(progress=False).sae
         for pooling in ("last", "mean"):

@@ -32,12 +32,12 @@ def test_a_plan_passes_and_one_with_a_gap_is_open() -> None:
     ("change", "hint"),
     [
         ({"question": "Wider?"}, "name what you compare"),
-        ({"question": "I compare two widths of dictionary."}, "turn it into one"),
+        ({"question": "I compare two widths of dictionary."}, "make it a question"),
         ({"varied": ["d_sae", "lr"]}, "change one thing"),
         ({"varied": "l1_coefficient"}, "along the L1 penalty already"),
         ({"varied": "width"}, "as the library does"),
         ({"fixed": "all others"}, "list the names"),
-        ({"fixed": KNOBS}, "cannot be varied and stay"),
+        ({"fixed": KNOBS}, "cannot be both varied and fixed"),
         ({"fixed": ["seed", "lr"]}, "on neither list"),
         ({"prediction": "wider"}, "which setting will be lower"),
         ({"prediction": "The wider one has a lower FVU."}, "at which sparsity"),
@@ -105,16 +105,16 @@ def test_results_pass(results: pd.DataFrame) -> None:
 BROKEN: dict[str, tuple[Callable[[pd.DataFrame], Any], str]] = {
     "no table": (lambda t: t.to_dict(), "pd.concat"),
     "no variant": (lambda t: t.drop(columns="variant"), "which curve"),
-    "no FVU on the training set": (lambda t: t.drop(columns="fvu_train"), "FVU on the activations trained on"),
+    "no FVU on the training set": (lambda t: t.drop(columns="fvu_train"), "FVU on the training activations"),
     "no gamma": (lambda t: t.drop(columns="gamma"), "keep the columns"),
-    "not a number": (lambda t: t.assign(fvu=[np.nan, *t.fvu[1:]]), "train this one again"),
+    "not a number": (lambda t: t.assign(fvu=[np.nan, *t.fvu[1:]]), "train this SAE again"),
     "one variant": (lambda t: t[t.variant == "wide"], "compare it with"),
-    "two L1": (lambda t: t[t.l1_coefficient > 1], "two points make no curve"),
-    "twice": (lambda t: pd.concat([t, t]), "of several seeds"),
+    "two L1": (lambda t: t[t.l1_coefficient > 1], "two points do not make a curve"),
+    "twice": (lambda t: pd.concat([t, t]), "if you use several seeds"),
     "per cent": (lambda t: t.assign(fvu=100 * t.fvu), "above 1"),
     "on the training set": (lambda t: t.assign(fvu=t.fvu_train), "no SAE has trained on"),
     "one L0": (lambda t: t.assign(l0=30.0), "did the L1 coefficient reach"),
-    "apart": (lambda t: t.assign(l0=t.l0 + 1000 * (t.variant == "wide")), "so that their L0 meet"),
+    "apart": (lambda t: t.assign(l0=t.l0 + 1000 * (t.variant == "wide")), "so that their ranges of L0 overlap"),
 }
 
 
@@ -139,7 +139,7 @@ def test_a_conclusion_passes_where_the_table_says_so(results: pd.DataFrame) -> N
         ({"lower_fvu": "neither"}, "more than two per cent"),
         ({"lower_fvu": "gated"}, "as in your table"),
         ({"l0": 500}, "narrow 9 to 80"),
-        ({"l0": "30"}, "within the ranges"),
+        ({"l0": "30"}, "within the range of every variant"),
         ({"results": {}}, "saelab.sweep gives one"),
         ({"why": "so"}, "the three names"),
     ],
@@ -150,4 +150,4 @@ def test_a_wrong_conclusion_fails_with_its_own_hint(results: pd.DataFrame, chang
 
 def test_what_one_seed_does_not_tell_apart_is_no_result(results: pd.DataFrame) -> None:
     close = results.assign(fvu=[0.2, 0.3, 0.5, 0.19, 0.254, 0.48])
-    fails(check.capstone_conclusion({"results": close, "l0": 30, "lower_fvu": "wide"}), "does not tell apart")
+    fails(check.capstone_conclusion({"results": close, "l0": 30, "lower_fvu": "wide"}), "one seed cannot tell apart")

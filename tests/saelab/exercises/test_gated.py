@@ -39,13 +39,13 @@ WRONG_CODES: dict[str, tuple[Codes, str]] = {
     "no exp": (lambda u, g, r, m: (u + g > 0) * torch.relu(u * r + m), "a logarithm"),
     "b_gate twice": (lambda u, g, r, m: (u + g > 0) * torch.relu((u + g) * r.exp() + m), "got into the magnitude"),
     "shift first": (lambda u, g, r, m: (u + g > 0) * torch.relu((u + m) * r.exp()), "rescale u first"),
-    "swapped": (lambda u, g, r, m: (u + m > 0) * torch.relu(u * r.exp() + g), "changed places"),
+    "swapped": (lambda u, g, r, m: (u + m > 0) * torch.relu(u * r.exp() + g), "b_gate and b_mag are swapped"),
     "shut where open": (lambda u, g, r, m: (u + g < 0) * torch.relu(u * r.exp() + m), "open where pi_gate is below 0"),
-    "straight through": (straight_through, "straight-through trick"),
+    "straight through": (straight_through, "straight-through estimator"),
     "as identity": (as_identity, "as if it were pi_gate itself"),
     "u detached": (lambda u, g, r, m: codes(u.detach(), g, r, m), "u is detached"),
-    "all detached": (lambda u, g, r, m: codes(u, g, r, m).detach(), "a constant to it"),
-    "doubled": (lambda u, g, r, m: 2 * codes(u, g, r, m), "on lines of their own"),
+    "all detached": (lambda u, g, r, m: codes(u, g, r, m).detach(), "acts as a constant"),
+    "doubled": (lambda u, g, r, m: 2 * codes(u, g, r, m), "on separate lines"),
 }
 
 
@@ -106,13 +106,13 @@ def loss(
 WRONG_LOSSES = {
     "no stop-gradient": "trains W_dec and b_dec; its decoder is frozen",
     "only b_dec frozen": "only b_dec is frozen in its decode",
-    "only W_dec frozen": "the decoder's bias is frozen there as well",
-    "input detached": "stays live",
-    "everything frozen": "teaches nobody",
+    "only W_dec frozen": "the decoder's bias must be frozen there",
+    "input detached": "still gets gradients",
+    "everything frozen": "trains nothing",
     "straight through": "which tensors it may train",
     "mean over d_in": "averaged over d_in, too",
     "sum over batch": "sum over the batch",
-    "l1 on codes": "weighs the codes",
+    "l1 on codes": "the L1 penalty is on the codes",
     "l1 of pi_gate": "gates that are shut as well",
     "l1 averaged": "sum over features",
     "no auxiliary": "the third term is missing",
@@ -154,7 +154,7 @@ def threshold(b_gate: Tensor, r_mag: Tensor, b_mag: Tensor) -> Tensor:
 WRONG_THRESHOLDS: dict[str, tuple[Threshold, str]] = {
     "plus": (lambda g, r, m: m + r.exp() * g, "check the sign"),
     "minus": (lambda g, r, m: r.exp() * g - m, "minus the threshold"),
-    "no r_mag": (lambda g, r, m: m - g, "right where exp(r_mag) is 1"),
+    "no r_mag": (lambda g, r, m: m - g, "right only if exp(r_mag) is 1"),
     "no exp": (lambda g, r, m: m - r * g, "logarithm of the factor on u"),
     "on u": (lambda g, r, m: -g, "the threshold on u;"),
     "before b_mag": (lambda g, r, m: -r.exp() * g, "before b_mag is added"),
@@ -183,7 +183,7 @@ def test_the_prediction_passes() -> None:
     ("answer", "hint"),
     [
         ("rises", "which term is left to move it"),
-        ("stays", "asks for open gates"),
+        ("stays", "opens gates"),
         ("drops", "write one of these"),
         (3, "write one of these"),
     ],

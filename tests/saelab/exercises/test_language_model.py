@@ -21,12 +21,12 @@ WRONG_SHARES: dict[str, tuple[Callable[[float, float, float], float], str]] = {
     "lost": (lambda c, s, a: (s - c) / (a - c), "the share that is lost"),
     "percent": (lambda c, s, a: 100 * recovered(c, s, a), "percent"),
     "no baseline": (lambda c, s, a: c / s, "nothing is compared with ablation"),
-    "best is 0": (lambda c, s, a: (a - s) / a, "the clean loss is its best"),
+    "best is 0": (lambda c, s, a: (a - s) / a, "its loss is the clean loss"),
     "nats saved": (lambda c, s, a: a - s, "nats saved"),
     "nats lost": (lambda c, s, a: s - c, "nats lost"),
-    "cut at 0": (lambda c, s, a: max(0.0, recovered(c, s, a)), "do not cut it at 0"),
+    "cut at 0": (lambda c, s, a: max(0.0, recovered(c, s, a)), "do not clip it at 0"),
     "absolute": (lambda c, s, a: abs(a - s) / abs(a - c), "no absolute values"),
-    "something else": (lambda c, s, a: a + s, "which number should it give"),
+    "something else": (lambda c, s, a: a + s, "what should it give"),
 }
 
 
@@ -48,12 +48,12 @@ def in_place(x: Tensor, sae: SparseAutoencoder, scale: float) -> Tensor:
 WRONG_SPLICES: dict[str, tuple[Callable[[Tensor, SparseAutoencoder, float], Tensor], str]] = {
     "not divided back": (lambda x, sae, scale: sae(x * scale), "the next layer expects the model's own units"),
     "no scale": (lambda x, sae, scale: sae(x), "never seen activations of this size"),
-    "divided only": (lambda x, sae, scale: sae(x) / scale, "what went into the SAE had the wrong"),
-    "wrong way round": (lambda x, sae, scale: sae(x / scale) * scale, "both ways are the wrong way round"),
-    "scaled twice": (lambda x, sae, scale: sae(x * scale) * scale, "once more in place of undone"),
-    "codes": (lambda x, sae, scale: sae.encode(x * scale), "one number a feature"),
-    "nothing": (lambda x, sae, scale: x, "would not notice"),
-    "error": (lambda x, sae, scale: x - sae(x * scale) / scale, "what the SAE misses"),
+    "divided only": (lambda x, sae, scale: sae(x) / scale, "input was in the wrong units"),
+    "wrong way round": (lambda x, sae, scale: sae(x / scale) * scale, "both conversions are the wrong way round"),
+    "scaled twice": (lambda x, sae, scale: sae(x * scale) * scale, "again instead of being undone"),
+    "codes": (lambda x, sae, scale: sae.encode(x * scale), "one number per feature"),
+    "nothing": (lambda x, sae, scale: x, "no effect on the model"),
+    "error": (lambda x, sae, scale: x - sae(x * scale) / scale, "the SAE's error"),
     "in place": (in_place, "changed in place"),
     "something else": (lambda x, sae, scale: 2 * x, "follow the units"),
 }
@@ -92,16 +92,16 @@ def with_the_silent(code: Tensor, text_indices: Tensor, k: int) -> list[int]:
 
 
 WRONG_TEXTS: dict[str, tuple[Callable[[Tensor, Tensor, int], Any], str]] = {
-    "one text twice": (lambda c, t, k: t[c.topk(k).indices], "one text fills several places"),
+    "one text twice": (lambda c, t, k: t[c.topk(k).indices], "one text appears several times"),
     "rows": (lambda c, t, k: c.topk(3).indices[torch.tensor([0, 1, 2])], "these are rows"),
     "mean": (texts_by(torch.mean), "the mean over each text"),
     "sum": (texts_by(torch.sum), "the sum over each text"),
     "count": (texts_by(lambda codes: (codes > 0).sum()), "number of tokens on which it is on"),
-    "least": (lambda c, t, k: peaks(c, t, 9)[::-1][:k], "with the least"),
-    "other order": (lambda c, t, k: peaks(c, t, k)[::-1], "the other way round"),
+    "least": (lambda c, t, k: peaks(c, t, 9)[::-1][:k], "with the smallest codes"),
+    "other order": (lambda c, t, k: peaks(c, t, k)[::-1], "the order is reversed"),
     "codes": (lambda c, t, k: [5.0, 3.0, 2.0], "these are the codes"),
     "the silent": (with_the_silent, "in which the feature is on for no token"),
-    "something else": (lambda c, t, k: [1, 2, 3], "of each text take its greatest"),
+    "something else": (lambda c, t, k: [1, 2, 3], "take the greatest code of each text"),
 }
 
 
@@ -118,7 +118,7 @@ def test_wrong_top_texts_have_their_own_hint(name: str) -> None:
 
 def test_the_mean_as_a_baseline() -> None:
     assert check.mean_baseline("lower").passed
-    fails_with(check.mean_baseline("higher"), "more harm")
+    fails_with(check.mean_baseline("higher"), "harms the model more")
     fails_with(check.mean_baseline("the same"), "the third loss")
     assert check.mean_baseline("falls").state == "failed"
 

@@ -18,12 +18,12 @@ from saelab.exercises.probing import _leaky
 
 WRONG_COUNTS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "L0": (lambda codes: (codes > 0).sum(1).float().mean(), "this is L0"),
-    "all codes": (lambda codes: (codes > 0).sum(), "one feature several times"),
+    "all codes": (lambda codes: (codes > 0).sum(), "some features several times"),
     "texts": (lambda codes: (codes > 0).any(dim=1).sum(), "this counts texts"),
     "on for all": (lambda codes: (codes > 0).all(dim=0).sum(), "one text is enough"),
-    "width": (lambda codes: codes.shape[1], "off throughout"),
+    "width": (lambda codes: codes.shape[1], "never on"),
     "not the weak": (lambda codes: (codes > 0.01).any(dim=0).sum(), "a weak feature"),
-    "which": (lambda codes: (codes > 0).any(dim=0), "how many are they"),
+    "which": (lambda codes: (codes > 0).any(dim=0), "how many are there"),
     "something else": (lambda codes: 17, "column by column"),
 }
 
@@ -74,8 +74,8 @@ def own_centre(train_x: Tensor, test_x: Tensor, k: int) -> Parts:
 
 
 WRONG_COMPONENTS: dict[str, tuple[Callable[[Tensor, Tensor, int], Any], str]] = {
-    "fit to all": (lambda a, b, k: by_scikit_learn(a, b, k, fit_to=torch.cat([a, b])), "had a say in the directions"),
-    "one each": (lambda a, b, k: (by_svd(a, a, k)[0], by_svd(b, b, k)[0]), "components of their own"),
+    "fit to all": (lambda a, b, k: by_scikit_learn(a, b, k, fit_to=torch.cat([a, b])), "influenced the directions"),
+    "one each": (lambda a, b, k: (by_svd(a, a, k)[0], by_svd(b, b, k)[0]), "their own components"),
     "own centre": (own_centre, "centred with their own mean"),
     "uncentred": (uncentred, "nothing has been centred"),
     "mean left in": (mean_left_in, "still in the projections"),
@@ -83,7 +83,7 @@ WRONG_COMPONENTS: dict[str, tuple[Callable[[Tensor, Tensor, int], Any], str]] = 
     "first columns": (lambda a, b, k: ((a - a.mean(0))[:, :k], (b - a.mean(0))[:, :k]), "first columns of x"),
     "whitened": (lambda a, b, k: by_scikit_learn(a, b, k, whiten=True), "whitened"),
     "all components": (lambda a, b, k: by_svd(a, b, 6), "subtract the training mean from both"),
-    "test part only": (lambda a, b, k: (by_svd(a, b, k)[1],), "give back two"),
+    "test part only": (lambda a, b, k: (by_svd(a, b, k)[1],), "return two"),
 }
 
 
@@ -152,16 +152,16 @@ def divides_by_zero(a: Tensor, ya: Tensor, b: Tensor, yb: Tensor) -> tuple[float
 
 
 WRONG_PROBES: dict[str, tuple[Callable[[Tensor, Tensor, Tensor, Tensor], Any], str]] = {
-    "own statistics": (own_statistics, "one text alone could not be scored so"),
+    "own statistics": (own_statistics, "a single text could not be scored"),
     "pooled statistics": (pooled_statistics, "mean and variance that standardise"),
-    "fit on all": (fit_on_all, "the regression has been fitted on the test rows, labels and all"),
+    "fit on all": (fit_on_all, "fitted on the test rows and their labels"),
     "everything on all": (everything_on_all, "both the regression and the statistics"),
     "fit on test": (lambda a, ya, b, yb: right(b, yb, a, ya)[::-1], "in place of the training rows"),
     "scored on train": (lambda a, ya, b, yb: right(a, ya, a, ya), "both are the training accuracy"),
-    "the other way round": (lambda a, ya, b, yb: right(a, ya, b, yb)[::-1], "training accuracy first"),
-    "not standardised": (not_standardised, "penalised out of the regression"),
+    "the two are swapped": (lambda a, ya, b, yb: right(a, ya, b, yb)[::-1], "training accuracy first"),
+    "not standardised": (not_standardised, "keeps a column of small numbers out"),
     "test alone": (lambda a, ya, b, yb: right(a, ya, b, yb)[1], "this is the test accuracy alone"),
-    "errors": (lambda a, ya, b, yb: [1 - accuracy for accuracy in right(a, ya, b, yb)], "shares of errors"),
+    "errors": (lambda a, ya, b, yb: [1 - accuracy for accuracy in right(a, ya, b, yb)], "error rates"),
     "percent": (lambda a, ya, b, yb: [100 * accuracy for accuracy in right(a, ya, b, yb)], "percent"),
     "something else": (lambda a, ya, b, yb: (1.0, 1.0), "all from the training rows"),
     "a dead column": (divides_by_zero, "whole traceback"),
@@ -189,7 +189,7 @@ def test_no_row_of_the_probe_exercise_is_so_near_the_boundary_that_rounding_deci
 
 def test_training_accuracy_on_codes() -> None:
     assert check.training_accuracy_on_codes("lower").passed
-    fails_with(check.training_accuracy_on_codes("higher"), "not zero throughout")
+    fails_with(check.training_accuracy_on_codes("higher"), "are not all zero")
     fails_with(check.training_accuracy_on_codes("the same"), "vary from text to text")
 
 

@@ -46,12 +46,12 @@ def wrong_way_round(x: Tensor, codes: Tensor, W_dec: Tensor, b_dec: Tensor) -> f
 
 
 WRONG_RESCALES: dict[str, tuple[Rescale, str]] = {
-    "b_dec not subtracted": (uncentred, "only the rest of x"),
-    "b_dec stretched": (inverse_gamma, "stretches b_dec as well"),
+    "b_dec not subtracted": (uncentred, "only have to explain the rest of x"),
+    "b_dec stretched": (inverse_gamma, "rescales b_dec as well"),
     "upside down": (wrong_way_round, "this is 1 / a"),
     "row by row": (row_by_row, "mean of each row's own a"),
     "lengths": (lengths, "makes the lengths equal"),
-    "negative": (lambda *case: -rescale(*case), "with which a"),
+    "negative": (lambda *case: -rescale(*case), "for which a"),
 }
 
 
@@ -85,10 +85,10 @@ WRONG_CODES: dict[str, tuple[Codes, str]] = {
     "shift first": (lambda pi, r, b: (pi > 0) * torch.relu(r.exp() * (pi + b)), "rescale first"),
     "no shift": (lambda pi, r, b: (pi > 0) * torch.relu(r.exp() * pi), "only rescales"),
     "no rescale": (lambda pi, r, b: (pi > 0) * torch.relu(pi + b), "only shifts"),
-    "detached": (lambda pi, r, b: codes(pi, r, b).detach(), "all that learns"),
-    "half detached": (lambda pi, r, b: codes(pi, r.detach(), b), "all that learns"),
+    "detached": (lambda pi, r, b: codes(pi, r, b).detach(), "only these two are trained"),
+    "half detached": (lambda pi, r, b: codes(pi, r.detach(), b), "only these two are trained"),
     "in place": (in_place, "changed its input in place"),
-    "doubled": (lambda pi, r, b: 2 * codes(pi, r, b), "for each entry ask first"),
+    "doubled": (lambda pi, r, b: 2 * codes(pi, r, b), "for each entry, first ask"),
 }
 
 
@@ -114,11 +114,11 @@ def test_the_right_prediction_passes() -> None:
     ("answer", "hint"),
     [
         (RIGHT | {"L0": "rises"}, "which could be new"),
-        (RIGHT | {"L0": "falls"}, "only a shift below 0"),
-        (RIGHT | {"gamma": "falls"}, "shorter still"),
+        (RIGHT | {"L0": "falls"}, "only a negative shift"),
+        (RIGHT | {"gamma": "falls"}, "even shorter"),
         (RIGHT | {"gamma": "stays"}, "no L1 pulls any more"),
-        (RIGHT | {"FVU": "rises"}, "doing nothing is among its choices"),
-        (RIGHT | {"FVU": "stays"}, "two parts"),
+        (RIGHT | {"FVU": "rises"}, "doing nothing is one of its options"),
+        (RIGHT | {"FVU": "stays"}, "Is the second as good as it can be"),
         (RIGHT | {"FVU": "halves"}, "write one of these"),
         ({"L0": "stays"}, "a word for each of the three"),
         ("rises", "a word for each of the three"),

@@ -62,10 +62,10 @@ WRONG_CODES: dict[str, tuple[Callable[[Tensor, float], Tensor], str]] = {
     "twice as much": (lambda z, l1: (z - l1).clamp(min=0), "a factor of 2"),
     "negative": (lambda z, l1: z - l1 / 2, "some of these are below 0"),
     "no price": (lambda z, l1: z.clamp(min=0), "at no price"),
-    "hard threshold": (lambda z, l1: z * (z > l1 / 2), "leaves the others whole"),
+    "hard threshold": (lambda z, l1: z * (z > l1 / 2), "leaves the others unchanged"),
     "either sign": (lambda z, l1: z.sign() * (z.abs() - l1 / 2).clamp(min=0), "either sign"),
     "ridge": (lambda z, l1: (z / (1 + l1)).clamp(min=0), "a price on f squared"),
-    "sign": (lambda z, l1: (z + l1 / 2).clamp(min=0), "does not make codes greater"),
+    "sign": (lambda z, l1: (z + l1 / 2).clamp(min=0), "does not increase codes"),
     "absolute": (lambda z, l1: (z - l1 / 2).abs(), "at the bound"),
     "factor": (lambda z, l1: z * (1 - l1 / 2), "set the derivative"),
     "in place": (in_place, "in place"),
@@ -87,7 +87,7 @@ def test_the_right_formulas_pass(answer: Any) -> None:
 @pytest.mark.parametrize(
     ("answer", "hint"),
     [
-        ({"norm_ratio"}, "right angle"),
+        ({"norm_ratio"}, "orthogonal"),
         ("projection", "compares lengths"),
         ({"corrected", "projection", "norm_ratio"}, "no factor brings back"),
         ({"v1", "projection", "norm_ratio"}, "Pythagoras"),

@@ -335,7 +335,7 @@ def test_a_sae_lens_folder_that_is_damaged_says_which_file_and_what(tmp_path: Pa
             load(folder)
     save_file(tensors, weights)
     weights.write_bytes(weights.read_bytes()[:-4])
-    with pytest.raises(SAEFileError, match="sae_weights.safetensors: not a whole safetensors file"):
+    with pytest.raises(SAEFileError, match="sae_weights.safetensors: not a complete safetensors file"):
         load(folder)
     config.write_bytes(config.read_bytes()[:40])
     with pytest.raises(SAEFileError, match="cfg.json: not whole JSON"):
@@ -452,7 +452,7 @@ def test_export_writes_over_no_folder_but_an_empty_one_and_appears_whole(
     export(sae, folder, format)
     assert [path.name for path in tmp_path.iterdir()] == ["out"] and len(list(folder.iterdir())) == 2
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(FileExistsError, match="out is there already.*an empty one"):
+    with pytest.raises(FileExistsError, match="out already exists.*an empty one"):
         export(StandardSAE(D_IN, D_SAE), folder, format)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     with pytest.raises(FileExistsError):

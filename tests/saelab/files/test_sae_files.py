@@ -94,7 +94,7 @@ def test_a_class_that_a_file_would_not_bring_back_is_not_written_under_the_name_
         lambda: Trainer(Halved(6, 10), x, folder=tmp_path / "run"),
         lambda: sweep(lambda: Halved(6, 10), x, [1.0], folder=tmp_path / "sweep", progress=False),
     ):
-        with pytest.raises(TypeError, match=r"'gated' is not read as a Halved.*saelab.ARCHITECTURES\[Halved"):
+        with pytest.raises(TypeError, match=r"'gated' would not be read as a Halved.*saelab.ARCHITECTURES\[Halved"):
             write()
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(Halved, "architecture", "halved")
@@ -130,7 +130,7 @@ def test_files_that_are_no_sae_say_what_is_wrong(tmp_path: Path) -> None:
         load(tmp_path / "absent")
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(SAEFileError, match="cut.safetensors: not a whole safetensors file"):
+    with pytest.raises(SAEFileError, match="cut.safetensors: not a complete safetensors file"):
         load(cut)
     foreign = tmp_path / "foreign.safetensors"
     save_file({"W": torch.ones(2)}, foreign)
@@ -141,7 +141,7 @@ def test_files_that_are_no_sae_say_what_is_wrong(tmp_path: Path) -> None:
         load(foreign)
     with pytest.raises(SAEFileError, match="version 99.*install a newer one"):
         load(written(tensors, version=99))
-    with pytest.raises(SAEFileError, match="describes no SAE.*'topk'"):
+    with pytest.raises(SAEFileError, match="does not describe an SAE.*'topk'"):
         load(written(tensors, architecture="topk"))
     with pytest.raises(SAEFileError, match="tensor r_mag of a gated SAE is missing"):
         load(written({name: tensor for name, tensor in tensors.items() if name != "sae.r_mag"}))

@@ -171,7 +171,7 @@ def test_an_iterable_that_ends_or_gives_something_wrong_says_so() -> None:
     def few() -> Iterator[torch.Tensor]:
         yield from torch.split(planted(n=300), 100)
 
-    with pytest.raises(ValueError, match="at its end after 3.*can be iterated anew"):
+    with pytest.raises(ValueError, match="ended after 3.*can be iterated repeatedly"):
         Trainer(StandardSAE(16, 64), few(), config()).run(progress=False)
     with pytest.raises(ValueError, match="width 8.*d_in=16"):
         Trainer(StandardSAE(16, 64), [torch.randn(10, 8)], config()).step()
