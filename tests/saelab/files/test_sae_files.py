@@ -212,7 +212,7 @@ import safetensors.torch, torch
 import saelab, saelab.files.tensor_files
 from saelab.training.checkpoints import CHECKPOINT
 sys.path.insert(0, sys.argv[1])
-from test_interchange import CONFIG, example
+from test_sae_files import CONFIG, example
 
 def slowly(tensors, path, metadata):  # a kill in the middle of a write finds half a file
     content = safetensors.torch.save(tensors, metadata)
