@@ -1,4 +1,4 @@
-# Two commands: `make lab` opens the tutorials, `make test` runs everything. Both make .venv first where it is missing.
+# The two main commands: `make lab` opens the tutorials, `make test` runs everything. Both create .venv if it is missing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,28 +13,28 @@ help:
 	@echo "make lab CPU=1   the same with torch's CPU build     (Linux without an NVIDIA card)"
 	@echo "make test        run the whole suite"
 	@echo "make check       formatting, lint, spelling, imports and types only"
-	@echo "make tutorials   execute the tutorials, keep their outputs (ARGS=\"02 04\": only these)"
+	@echo "make tutorials   execute the tutorials and keep their outputs (ARGS=\"02 04\": only these)"
 	@echo "make frontend    build the widgets' front end        (needs Node.js)"
-	@echo "make picture     take the README's moving picture of the lab anew"
-	@echo "make address REPOSITORY=owner/name  write the address on GitHub into badges, setup cells and docs"
+	@echo "make picture     record the README's animation of the lab again"
+	@echo "make address REPOSITORY=owner/name  write the GitHub address into badges, setup cells and docs"
 	@echo "make dist        build sdist and wheel               (both go to dist/)"
-	@echo "make check-dist  build them from a clean clone and try the wheel on every Python here"
-	@echo "make check-binder  have repo2docker read binder/     (needs no Docker)"
+	@echo "make check-dist  build them from a clean clone and try the wheel on every Python found"
+	@echo "make check-binder  have repo2docker parse binder/    (needs no Docker)"
 	@echo "make pareto      L0 against loss recovered and gamma, standard, rescale-and-shift and gated"
-	@echo "make probes      the probe table by layer            (both keep what they did in build/experiments)"
-	@echo "make site        build the static site, build/site    (make check-site: open it in a browser and try it)"
-	@echo "make lock        resolve requirements.lock anew"
-	@echo "make benchmarks  measure, by hand"
-	@echo "make bench-widgets  how soon the widgets answer       (ARGS=\"--soak 10\": what memory they take)"
-	@echo "make check-interchange  trade SAEs with the real sae-lens and dictionary_learning"
-	@echo "make bench       measure against other libraries     (make bench ARGS=\"--quick --json build/bench.json\")"
+	@echo "make probes      the probe table by layer            (both keep their results in build/experiments)"
+	@echo "make site        build the static site in build/site  (make check-site: test it in a browser)"
+	@echo "make lock        resolve requirements.lock again"
+	@echo "make benchmarks  run the benchmarks that are read by hand"
+	@echo "make bench-widgets  how fast the widgets respond      (ARGS=\"--soak 10\": their memory over time)"
+	@echo "make check-interchange  exchange SAEs with the real sae-lens and dictionary_learning"
+	@echo "make bench       compare with other libraries        (make bench ARGS=\"--quick --json build/bench.json\")"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "SAELab needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# One stamp for each set of packages; a change of the lock or of pyproject.toml installs again. CPU=1: torch's CPU build.
+# One stamp per set of packages; a change of the lock or of pyproject.toml reinstalls. CPU=1 takes torch's CPU build.
 $(VENV)/.installed-%: pyproject.toml requirements.lock | $(BIN)/python
 	@echo "Installing into $(VENV); it takes some minutes."
 	$(BIN)/python -m pip install --quiet $(if $(CPU),--requirement binder/torch-cpu.txt) --constraint requirements.lock \
@@ -51,7 +51,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-# Offline for Hugging Face: nothing that is tested may reach for a hub.
+# Hugging Face is offline: no test may use the hub.
 test: check
 	$(BIN)/python tests/browser/chromium.py
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
@@ -65,7 +65,7 @@ frontend:
 picture: $(VENV)/.installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python tools/picture.py
 
-# Without REPOSITORY, the address that is set goes into what is new; with an empty one, it is taken back everywhere.
+# Without REPOSITORY, the current address is written into new files; an empty one removes it everywhere.
 address:
 	$(PYTHON) tools/address.py $(if $(filter command line,$(origin REPOSITORY)),--set "$(REPOSITORY)")
 
@@ -89,7 +89,7 @@ check-binder:
 pareto probes: $(VENV)/.installed-dev
 	$(BIN)/python docs/experiments/$@.py $(ARGS)
 
-# The notebooks come with their committed outputs; the gallery's widgets compute, two minutes the first time.
+# Notebooks keep their committed outputs; the gallery's widgets are computed, which takes two minutes the first time.
 site: $(VENV)/.installed-site
 	HF_HUB_OFFLINE=1 $(BIN)/python docs/site/make_site.py
 
@@ -104,15 +104,15 @@ benchmarks: $(VENV)/.installed-dev
 bench-widgets: $(VENV)/.installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/widgets.py $(ARGS)
 
-# The first run makes an environment for the other libraries, and searches for coefficients; build/ keeps both.
+# The first run creates an environment for the other libraries and searches for coefficients; build/ keeps both.
 bench: $(VENV)/.installed-dev
 	$(BIN)/python tests/benchmarks/against_libraries.py $(ARGS)
 
-# Whether the real packages read what we write, and we what they write.
+# Checks that the real packages read what we write, and that we read what they write.
 check-interchange: $(VENV)/.installed-dev
 	$(BIN)/python tests/benchmarks/interchange_with_libraries.py $(ARGS)
 
-# torch is named without its build, so that one line gives the CPU build or the CUDA build, as the machine's index has it.
+# torch is named without its build, so one line gives the CPU or the CUDA build, whichever the machine's index has.
 lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet torch==2.13.0 ".[dev]"

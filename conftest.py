@@ -1,4 +1,4 @@
-"""nbval executes each tutorial from cold caches, in an empty folder, and within limits of time and memory."""
+"""Let nbval execute each tutorial from cold caches, in an empty folder, and within limits of time and memory."""
 
 import os
 import shutil
@@ -16,11 +16,11 @@ from execute import peak_memory  # type: ignore[import-not-found]
 
 MAX_SECONDS, MAX_BYTES = 150, 1.5e9
 CACHES = pytest.StashKey[Path]()
-"""Where what the tutorials made in this session is kept: ``NAME/runs`` and ``NAME/cache``."""
+"""The folder that keeps what the tutorials made in this session: ``NAME/runs`` and ``NAME/cache``."""
 
 
 class Tutorial(IPyNbFile):  # type: ignore[misc]
-    """nbval's notebook, whose kernel starts with nothing made before; its last item is of what all the others took."""
+    """nbval's notebook, whose kernel starts from nothing; its last item checks the time and memory of the others."""
 
     def setup(self) -> None:
         here = self.config.stash[CACHES] / self.path.stem
@@ -30,11 +30,11 @@ class Tutorial(IPyNbFile):  # type: ignore[misc]
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("XDG_CACHE_HOME", str(here / "cache"))
             patch.setenv("HF_HUB_OFFLINE", "1")
-            # nbval reads what a cell says once it has run: of a long cell on a slow machine, more messages of progress
-            # bars would wait than the sockets keep, and the last one, by which it knows the end, would be lost.
+            # nbval reads a cell's messages only after it has run: a long cell on a slow machine could send more of them
+            # for its progress bars than the sockets buffer, and the last, which marks the end, would be lost.
             patch.setenv("TQDM_MININTERVAL", "1")
             super().setup()  # starts the kernel
-        # Not beside the notebooks, where a reader's own runs may be.
+        # Not beside the notebooks, where a reader's own runs may be kept.
         moved = self.kernel.execute_cell_input(f"import os; os.chdir({str(here)!r}); del os", allow_stdin=False)
         self.kernel.await_reply(moved, timeout=60)
 
@@ -44,7 +44,7 @@ class Tutorial(IPyNbFile):  # type: ignore[misc]
 
 
 class WithinLimits(pytest.Item):
-    """Fails where the notebook took too long, or its kernel too much memory."""
+    """Fails if the notebook took too long, or its kernel too much memory."""
 
     parent: Any
 
@@ -77,5 +77,5 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def tutorial_caches(pytestconfig: pytest.Config) -> Path:
-    """What nbval's run of the tutorials left: ``NAME/runs`` and ``NAME/cache`` for each, where they ran."""
+    """What nbval's run of the tutorials left: ``NAME/runs`` and ``NAME/cache`` for each tutorial that ran."""
     return pytestconfig.stash[CACHES]

@@ -1,4 +1,4 @@
-"""What every test stands on: no network, fixed seeds, one small model with its activations made once."""
+"""Shared by all tests: no network, fixed seeds, and one small model whose activations are computed once."""
 
 import ipaddress
 import os
@@ -18,7 +18,7 @@ import saelab
 from saelab.data.activations import ActivationStore
 from saelab.data.language_models import EMBEDDED_FOLDER
 
-# The same examples every time, and no verdict on how long one takes: machines differ.
+# The same examples every time, and no deadline, because machines differ.
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile("fixed")
 
@@ -27,7 +27,7 @@ HOOK = "blocks.1.hook_resid_post"
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_network() -> Any:
-    """A test that reaches beyond this machine fails: everything must work offline."""
+    """Fail a test that connects to another machine: everything must work offline."""
     connect = socket.socket.connect
 
     def guarded(self: socket.socket, address: Any) -> None:
@@ -48,7 +48,7 @@ def _fixed_seed() -> None:
 
 @pytest.fixture(scope="session")
 def save_llama() -> Callable[..., Path]:
-    """Write a small random Llama to a folder: RMS norm, rotary positions, gated MLP, an unembedding of its own."""
+    """Write a small random Llama to a folder: RMS norm, rotary positions, gated MLP, separate unembedding."""
 
     def save(folder: Path, *, vocab_size: int = 8192, change: Callable[[Any], None] | None = None) -> Path:
         from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM

@@ -1,9 +1,9 @@
 """Write the repository's address, or its absence, wherever it is shown: `make address REPOSITORY=owner/name`.
 
-The setting is ``repository`` of ``[tool.saelab]`` in pyproject.toml, empty by default: no badge and no dead link then.
-From it follow the badges of README.md and of each tutorial, the address in CITATION.cff, and that in each tutorial's
-setup cell, which is put in where it is missing. The same command twice changes nothing; an empty address takes back
-what another has written, to the byte.
+The setting is ``repository`` of ``[tool.saelab]`` in pyproject.toml; it is empty by default, and then there are no
+badges and no dead links. The badges of README.md and of each tutorial, the address in CITATION.cff, and that in each
+tutorial's setup cell, which is inserted if missing, are derived from it. Running the command twice changes nothing; an
+empty address restores every file to the byte.
 """
 
 import argparse
@@ -20,7 +20,7 @@ BRANCH = "main"
 FIRST_TUTORIAL = "00_start_here.ipynb"
 
 SETUP = """\
-# For Google Colab alone, where it installs SAELab; elsewhere it does nothing.
+# Installs SAELab on Google Colab; does nothing elsewhere.
 import sys
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -50,7 +50,7 @@ _BADGE = (
 
 
 def badge(label: str, colour: str, link: str) -> str:
-    """A link in Markdown with a picture that is part of the text: to show it, nobody asks another host."""
+    """A Markdown link on an embedded picture, so that showing it makes no request to another host."""
     width = 7 * len(label) + 12
     svg = _BADGE.format(label=label, colour=colour, width=width, middle=width / 2)
     return f"[![{label}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})]({link})"
@@ -73,7 +73,7 @@ def between_marks(text: str, mark: str, content: str) -> str:
 
 
 def readme(text: str, repository: str) -> str:
-    """README.md with badges and the command that clones, or without."""
+    """README.md with badges and the clone command, or without them."""
     content = ""
     if repository:
         content = (
@@ -86,13 +86,13 @@ def readme(text: str, repository: str) -> str:
 
 
 def citation(text: str, repository: str) -> str:
-    """CITATION.cff with the repository's address, or without."""
+    """CITATION.cff with the repository's address, or without it."""
     content = f'repository-code: "https://github.com/{repository}"\n' if repository else ""
     return between_marks(text, "# address", content)
 
 
 def notebook(text: str, repository: str, name: str) -> str:
-    """A tutorial with its setup cell, which is executed first, and with badges at its head, or without."""
+    """A tutorial with its setup cell, which runs first, and with or without badges at its top."""
     document = json.loads(text)
     cells = [cell for cell in document["cells"] if cell.get("id") != "badges"]
     source = SETUP.format(repository=repository).splitlines(keepends=True)
@@ -113,7 +113,7 @@ def notebook(text: str, repository: str, name: str) -> str:
 
 
 def _setup_before(cells: list[dict[str, Any]]) -> dict[str, Any]:
-    """Put a setup cell below the title; what was executed then has run one later."""
+    """Insert a setup cell below the title, and raise the execution counts of executed cells by one."""
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     executed = any(cell["execution_count"] is not None for cell in code)
     for counted in [*code, *(output for cell in code for output in cell["outputs"])]:
@@ -131,12 +131,12 @@ def _setup_before(cells: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def checked(repository: str) -> str:
-    """``owner/name``, also where the whole address was given.
+    """``owner/name``, from that or from the full URL.
 
     Raises
     ------
     ValueError
-        It is neither.
+        ``repository`` is neither.
     """
     short = repository.removeprefix("https://github.com/").removesuffix("/").removesuffix(".git")
     if short and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+", short):
@@ -145,7 +145,7 @@ def checked(repository: str) -> str:
 
 
 def write(root: Path, repository: str | None = None) -> list[Path]:
-    """Set the address where one is given, write it wherever it belongs, and return the files that changed."""
+    """Set the address if one is given, write it wherever it belongs, and return the files that changed."""
     pyproject = root / "pyproject.toml"
     project = pyproject.read_text(encoding="utf-8")
     if repository is None:

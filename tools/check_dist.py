@@ -1,7 +1,7 @@
-"""Try what would be released: `make check-dist`.
+"""Check what would be released: `make check-dist`.
 
 Builds sdist and wheel from a clean clone of HEAD and checks that each holds what it should and nothing else. Then, for
-every Python from 3.11 on that is found here, installs the wheel into an empty environment and, in an empty folder,
+every Python from 3.11 on that it finds, installs the wheel into an empty environment and, in an empty folder,
 opens the embedded model, trains, and loads the widgets.
 """
 
@@ -40,7 +40,7 @@ print(f"saelab {saelab.__version__}: FVU {before:.2f} -> {after:.2f} in 60 steps
 
 
 def run(*words: object, cwd: Path | None = None) -> str:
-    """Run a command; what it printed. Where it fails, so does this, with what it said."""
+    """Run a command and return its output; if it fails, exit with what it printed."""
     done = subprocess.run([str(word) for word in words], cwd=cwd, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"Error: {' '.join(map(str, words))}\n{done.stdout}{done.stderr}")
@@ -48,7 +48,7 @@ def run(*words: object, cwd: Path | None = None) -> str:
 
 
 def pythons() -> dict[str, str]:
-    """Every Python here that SAELab claims to run on, one a minor version: its version, and its path."""
+    """Paths of the Pythons on this machine that SAELab supports, one per minor version."""
     on_path = [shutil.which(f"python3.{minor}") for minor in range(OLDEST[1], OLDEST[1] + 9)]
     managed = sorted(map(str, (Path.home() / ".pyenv" / "versions").glob("*/bin/python")))
     found: dict[str, str] = {}
@@ -63,21 +63,21 @@ def pythons() -> dict[str, str]:
 
 
 def expected_in_wheel(tracked: Sequence[str]) -> set[str]:
-    """Names in the wheel, but for its ``dist-info``: what is tracked of both packages, and the tutorials."""
+    """Names in the wheel, except for its ``dist-info``: the tracked files of both packages, and the tutorials."""
     return {
         new + name.removeprefix(old) for name in tracked for old, new in IN_WHEEL.items() if name.startswith(old)
     } | {f"share/saelab/{name}" for name in tracked if name.startswith("tutorials/")}
 
 
 def names_in_wheel(wheel: Path) -> set[str]:
-    """The same of a wheel as it is, and ``share/...`` for what goes beside the environment's other shared data."""
+    """Names actually in a wheel, with ``share/...`` for its shared data files."""
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
     return {name.split(".data/data/")[-1] for name in names}
 
 
 def check_contents(tracked: list[str], sdist: Path, wheel: Path) -> None:
-    """Both hold what git has and nothing else. Ends the program where not."""
+    """Exit with an error unless both hold exactly the files that git tracks."""
     with tarfile.open(sdist) as archive:
         in_sdist = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     for what, found, wanted in (

@@ -1,7 +1,7 @@
-"""Take the README's moving picture of the lab anew, and its still: `make picture`.
+"""Record the README's animation of the lab and its still image: `make picture`.
 
-A real JupyterLab and a real browser: the lab of the first tutorial trains, and the L1 penalty goes from one end to the
-other and back. The still, for who has asked for less motion, is the frame after it has reached its highest.
+In a real JupyterLab and a real browser, the lab of the first tutorial trains while the L1 penalty is dragged from one
+end to the other and back. The still, for readers who prefer reduced motion, is a frame at the highest penalty.
 """
 
 import sys
@@ -43,7 +43,7 @@ CURSOR = """() => {
 
 
 class Film:
-    """Frames of a page, taken while something is done to it."""
+    """Frames of a page, taken while it is being operated."""
 
     def __init__(self, page: Page) -> None:
         self._page = page
@@ -59,7 +59,7 @@ class Film:
             self.take()
 
     def drag(self, slider: Locator, start: float, end: float, n_frames: int = 7) -> None:
-        """By mouse, from one share of the track to another, a frame at each stop."""
+        """Drag with the mouse between two fractions of the track, taking a frame at each stop."""
         box = slider.bounding_box()
         assert box is not None
         for index in range(n_frames + 1):
@@ -72,10 +72,10 @@ class Film:
 
 
 def film(page: Page, address: str) -> tuple[list[Image.Image], Image.Image]:
-    """The frames, and the still."""
+    """Record the lab; return the frames and the still."""
     page.goto(f"{address}/?token={TOKEN}")
     wait_for_kernel(page, "00_start_here.ipynb")
-    # Up to the lab and no further: what the cells below it compute would slow it down.
+    # Run only up to the lab: the cells below it would slow it down.
     page.locator(".jp-CodeCell", has_text="lab = TrainingLab(").first.click()
     command(page, "notebook:run-all-above")
     command(page, "notebook:run-cell")
@@ -83,7 +83,7 @@ def film(page: Page, address: str) -> tuple[list[Image.Image], Image.Image]:
     command(page, "application:toggle-left-area")
     lab = page.locator(".saelab-training-lab").first
     slider, toggle = lab.locator("input[data-knob=l1_coefficient]"), lab.locator("[data-action=toggle]")
-    slider.focus()  # makes its cell the active one, and JupyterLab scrolls to it; then we do
+    slider.focus()  # makes its cell active, so JupyterLab scrolls to it before we do
     page.wait_for_timeout(1 * SECONDS)
     lab.evaluate("(lab) => lab.scrollIntoView({ block: 'start' })")
     page.wait_for_timeout(1 * SECONDS)
@@ -108,12 +108,12 @@ def film(page: Page, address: str) -> tuple[list[Image.Image], Image.Image]:
 
 
 def save(frames: Sequence[Image.Image], path: Path) -> None:
-    """An animated WebP without end that rests on its last frame.
+    """Save an endlessly looping animated WebP that rests on its last frame.
 
     Raises
     ------
     ValueError
-        It is larger than a README should have.
+        The file is larger than a README should have.
     """
     durations = [round(FRAME_SECONDS * 1000)] * (len(frames) - 1) + [round(LAST_SECONDS * 1000)]
     first, *rest = frames

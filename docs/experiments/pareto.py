@@ -1,11 +1,11 @@
-"""What sparsity costs, for standard, rescale-and-shift and gated SAEs: the shape of figures 1 and 6 of the gated paper.
+"""Measure what sparsity costs standard, rescale-and-shift and gated SAEs: the shape of the paper's figures 1 and 6.
 
-    python docs/experiments/pareto.py            # nine minutes on two idle cores, the second time seconds
-    python docs/experiments/pareto.py --quick    # everything small, in half a minute
+    python docs/experiments/pareto.py            # nine minutes on two idle cores; seconds when repeated
+    python docs/experiments/pareto.py --quick    # small SAEs, half a minute
 
 The paper is arXiv 2404.16014v2. It compares at equal compute, with a standard SAE 1.5 times as wide; here all SAEs have
-the same width, on the small language model inside the package. Whatever is done is kept in ``--folder``: run again, the
-script goes on where it was stopped. The table goes there, too; a full run at the default hook also renews the one
+the same width, on the small language model inside the package. All results are kept in ``--folder``: run again, the
+script resumes where it was stopped. The table is written there too; a full run at the default hook also updates the one
 beside this script, and the pictures in ``docs/pictures``.
 """
 
@@ -29,7 +29,7 @@ HOOK = "blocks.1.hook_resid_post"
 
 
 class Effort(NamedTuple):
-    """How much of everything."""
+    """The size of the experiment."""
 
     n_tokens: int | None
     n_held_out_texts: int
@@ -41,16 +41,16 @@ class Effort(NamedTuple):
 
 
 FULL = Effort(
-    n_tokens=None,  # all there are, about 390,000
+    n_tokens=None,  # all available, about 390,000
     n_held_out_texts=128,
     d_sae=1024,
-    # No resampling: in so few steps, features that died of a large L1 and are revived only die again. With it, a
+    # No resampling: in so few steps, features killed by a large L1 penalty only die again once revived. With it, a
     # standard SAE of 2,048 features ended at L0 20 and FVU 0.55 at an L1 of 8; without, at L0 5 and FVU 0.50 at 6.5.
     training=saelab.TrainingConfig(n_steps=2000, resample_every=0),
-    # Two numbers a feature: there is less to learn, and it can be learnt faster. At lr 1e-3, 500 steps left a bias of
-    # 0.97 at the largest L1, and of 1.00 elsewhere.
+    # With two numbers per feature there is less to learn, so fewer steps suffice. At lr 1e-3, 500 steps left gamma at
+    # 0.97 at the largest L1 penalty, and at 1.00 elsewhere.
     rescaling=saelab.TrainingConfig(n_steps=500, lr=3e-3),
-    # Found by trying: L0 from about 80 down to 5 for both.
+    # Found by trial: L0 from about 80 down to 5 for both.
     gated_l1=(1.4, 2, 3, 4.5, 7, 10),
     standard_l1=(0.8, 1.2, 1.8, 2.8, 4.2, 6.5),
 )
@@ -73,17 +73,17 @@ def timed(what: str) -> Iterator[None]:
 
 
 def rescaled(path: str) -> saelab.RescaleShiftSAE:
-    """What cures the shrinkage of the standard SAE in a file, still to be trained (paper, section 5.2)."""
+    """Untrained rescale-and-shift SAE for the standard SAE in a file (paper, section 5.2)."""
     standard = saelab.load(path)
     assert isinstance(standard, saelab.StandardSAE)
     return saelab.RescaleShiftSAE.from_standard(standard)
 
 
 def recovered(model: Any, hook: str, path: str, texts: Sequence[str]) -> dict[str, float]:
-    """`saelab.loss_recovered` of the SAE in a file, kept beside it.
+    """`saelab.loss_recovered` of the SAE in a file, cached beside it.
 
-    The sweep names the file after all that went into it, the held-out activations and so these texts among it: what is
-    found there still holds.
+    The sweep names the file after everything that went into it, including the held-out activations and so these texts:
+    a cached result is always valid.
     """
     kept = Path(path).with_suffix(".loss.json")
     if not kept.exists():
@@ -94,13 +94,13 @@ def recovered(model: Any, hook: str, path: str, texts: Sequence[str]) -> dict[st
 
 
 def experiment(effort: Effort, hook: str, folder: Path) -> pd.DataFrame:
-    """A row for each SAE: the metrics on held-out texts, and what splicing it into the model costs there."""
+    """Return a row for each SAE: metrics on held-out texts, and what splicing it into the model costs there."""
     with timed("activations"):
         model = saelab.load_language_model()
         texts = saelab.load_text()
         train, held_out = texts[: -effort.n_held_out_texts], texts[-effort.n_held_out_texts :]
         store = saelab.harvest(model, hook, train, n_tokens=effort.n_tokens, store=folder / "train")
-        # SAEs know activations in the training store's scale, so the others have to come in the same.
+        # SAEs expect activations in the training store's scale, so the held-out ones must have it too.
         test = saelab.harvest(model, hook, held_out, scale=store.scale, store=folder / "held-out")
 
     d_in, d_sae = store.d_in, effort.d_sae
@@ -108,7 +108,7 @@ def experiment(effort: Effort, hook: str, folder: Path) -> pd.DataFrame:
     with timed("standard SAEs"):
         standard = sweep(lambda: saelab.StandardSAE(d_in, d_sae), sparsity=effort.standard_l1, config=effort.training)
     with timed("rescale-and-shift SAEs"):
-        # One from each standard SAE. Its loss has no L1 term; the table shows the coefficient of the SAE that it cures.
+        # One per standard SAE. Its loss has no L1 term; the table shows the coefficient of the SAE that it repairs.
         makers = [partial(rescaled, path) for path in standard.path]
         cured = sweep(makers, config=effort.rescaling)
         cured["l1_coefficient"] = standard.l1_coefficient

@@ -1,13 +1,13 @@
 """At which layer can a probe read sentiment, and what of it is left in sparse codes?
 
-    python docs/experiments/probes.py            # nine minutes on two idle cores, the second time seconds
-    python docs/experiments/probes.py --quick    # two layers and small SAEs, in a minute
+    python docs/experiments/probes.py            # nine minutes on two idle cores; seconds when repeated
+    python docs/experiments/probes.py --quick    # two layers and small SAEs, one minute
 
-At each layer of the small language model inside the package, gated SAEs at several L1 coefficients; and for each of
-these one probe on the activations, one on the codes, and one on a PCA of the activations to as many dimensions as the
-SAE has features on. Test texts are held out in two ways: a quarter of each kind, and all of one genre after the other.
-Whatever is done is kept in ``--folder``: run again, the script goes on where it was stopped. The tables go there, too;
-a full run also renews those beside this script, and the pictures in ``docs/pictures``.
+At each layer of the small language model inside the package, the script trains gated SAEs at several L1 coefficients
+and fits one probe on the activations, one on the codes, and one on a PCA of the activations to as many dimensions as
+the SAE has features on. Test texts are held out in two ways: a quarter of each kind, and each genre in turn. All
+results are kept in ``--folder``: run again, the script resumes where it was stopped. The tables are written there too;
+a full run also updates those beside this script, and the pictures in ``docs/pictures``.
 """
 
 import argparse
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Effort(NamedTuple):
-    """How much of everything."""
+    """The size of the experiment."""
 
     layers: Sequence[int]
     n_tokens: int
@@ -39,14 +39,14 @@ class Effort(NamedTuple):
     training: saelab.TrainingConfig
     l1_coefficients: Sequence[float]
     C: Sequence[float]
-    """Of the probes; each fit chooses, so that none of the representations has the strength that suits another."""
+    """Inverse penalties of the probes; each fit chooses one, so that no representation is stuck with another's best."""
 
 
 FULL = Effort(
     layers=range(4),
     n_tokens=200_000,
     d_sae=1024,
-    training=saelab.TrainingConfig(n_steps=1500, resample_every=0),  # pareto.py says why none
+    training=saelab.TrainingConfig(n_steps=1500, resample_every=0),  # pareto.py says why there is no resampling
     l1_coefficients=(1, 2, 4),
     C=(0.001, 0.01, 0.1),
 )
@@ -70,14 +70,14 @@ def timed(what: str) -> Iterator[None]:
 def probed(
     model: "TransformerBridge", store: saelab.ActivationStore, sweep: pd.DataFrame, C: Sequence[float], folder: Path
 ) -> pd.DataFrame:
-    """One layer's `saelab.compare_representations`, held out in both ways, kept under the names of its SAEs.
+    """One layer's `saelab.compare_representations`, held out in both ways, cached under the names of its SAEs.
 
-    The sweep names an SAE's file after all that went into it, so that what is found under the same names still holds.
+    The sweep names an SAE's file after everything that went into it, so a result cached under these names is valid.
     """
     names = "+".join([*(Path(path).stem for path in sweep.path), *(f"C={c:g}" for c in C)])
     kept = folder / f"{names}.csv"
     if not kept.exists():
-        # The snippets in the scale of the activations that the SAEs were trained on.
+        # The snippets get the scale of the activations that the SAEs were trained on.
         data = saelab.sentiment_set(model, store.hook, scale=store.scale)
         saes = {
             f"gated, L1 {l1:g}": saelab.load(path) for l1, path in zip(sweep.l1_coefficient, sweep.path, strict=True)
@@ -90,7 +90,7 @@ def probed(
 
 
 def experiment(effort: Effort, folder: Path) -> pd.DataFrame:
-    """`saelab.compare_representations` of all layers, with the column ``layer``."""
+    """Return `saelab.compare_representations` for all layers, with the column ``layer``."""
     with timed("activations"):
         model = saelab.load_language_model()
         hooks = [f"blocks.{layer}.hook_resid_post" for layer in effort.layers]
@@ -106,7 +106,7 @@ def experiment(effort: Effort, folder: Path) -> pd.DataFrame:
                 store,
                 effort.l1_coefficients,
                 config=effort.training,
-                test=store.activations[:10_000],  # its metrics are not what this is about
+                test=store.activations[:10_000],  # its metrics are not used
                 folder=folder / "saes",
             )
         with timed(f"layer {layer}: probes"):
@@ -115,7 +115,7 @@ def experiment(effort: Effort, folder: Path) -> pd.DataFrame:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A line for each layer and representation, with accuracies in percent and their 95 % intervals."""
+    """Markdown table with a row per layer and representation: accuracies in percent and their 95 % intervals."""
     lines = [
         "| layer | representation | L0 | dimensions | a quarter held out | each genre held out |",
         "|---|---|---|---|---|---|",
@@ -126,7 +126,7 @@ def markdown(table: pd.DataFrame) -> str:
         for part in ("stratified", "all"):
             accuracy, low, high = 100 * by_part.loc[part, ["test_accuracy", "test_low", "test_high"]]
             accuracies.append(f"{accuracy:.1f} ({low:.1f} to {high:.1f})")
-        first = rows.iloc[0]  # L0 and dimensions are of all texts, however they are held out
+        first = rows.iloc[0]  # L0 and dimensions are over all texts, however these are held out
         cells = [layer, name, "" if pd.isna(first.l0) else f"{first.l0:.0f}", first.n_active, *accuracies]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"

@@ -44,7 +44,7 @@ napoleon_use_rtype = False
 napoleon_use_ivar = True
 
 mathjax_path = "mathjax/tex-chtml.js"
-mathjax3_config = {"options": {"enableMenu": False}}  # the menu would load what is not there
+mathjax3_config = {"options": {"enableMenu": False}}  # the menu would load files that are not included
 
 html_theme = "furo"
 html_title = "SAELab"

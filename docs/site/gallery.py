@@ -1,4 +1,4 @@
-"""The gallery: each widget as a page of its own, and the script by which such a page fits into the site."""
+"""The gallery: each widget as its own page, with a script that fits the page into the site."""
 
 import sys
 import time
@@ -17,9 +17,9 @@ from saelab_widgets import (
 
 ROOT = Path(__file__).parents[2]
 L1_COEFFICIENTS = (4.0, 12.0, 1.5)
-"""Of the lab's recorded run, one after another."""
+"""L1 penalties of the lab's recorded run, in order."""
 STEPS = 500
-"""At each of them."""
+"""Training steps at each of them."""
 
 IN_A_FRAME = """<script>
 // In the gallery: as high as the content, and in the theme of the site.
@@ -44,7 +44,7 @@ def recorded_lab() -> TrainingLab:
 
 
 def small_sweep() -> ParetoExplorer:
-    """The default sweep; where its files lie on this machine is nobody's business."""
+    """The default sweep, without the local folder in its file paths."""
     pareto = ParetoExplorer()
     pareto.saes = [{**sae, "path": Path(sae["path"]).name} for sae in pareto.saes]
     return pareto
@@ -61,7 +61,7 @@ WIDGETS: dict[str, Callable[[], instrument.Instrument]] = {
 
 
 def save_pages(folder: Path) -> None:
-    """Save a page for each widget to ``folder``; one that is there and newer than all that makes it stays."""
+    """Save a page for each widget to ``folder``, unless an existing page is newer than all its sources."""
     folder.mkdir(parents=True, exist_ok=True)
     made_of = [Path(__file__), *(path for part in ("saelab", "widgets/saelab_widgets") for path in _files(ROOT / part))]
     newest = max(path.stat().st_mtime for path in made_of)

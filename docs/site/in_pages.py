@@ -1,4 +1,4 @@
-"""What pages have beside their text: widgets in frames, ways from a widget's picture to the widget, and no badges."""
+"""Sphinx extension: widgets in frames, links from a widget's picture to the widget, and badges replaced by text."""
 
 from docutils import nodes
 from gallery import WIDGETS
@@ -7,12 +7,12 @@ from sphinx.util.docutils import SphinxDirective
 
 
 class WidgetInAFrame(SphinxDirective):  # type: ignore[misc]  # Sphinx is not there where types are checked
-    """``{widget} NAME``: the saved page of a widget, and where to find more of it."""
+    """``{widget} NAME``: the saved page of a widget in a frame, with links to that page and to the reference."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """Give the nodes."""
+        """Return the nodes."""
         name = self.arguments[0]
         if name not in WIDGETS:
             raise self.error(f"there is no widget {name}; there are {', '.join(WIDGETS)}")
@@ -25,7 +25,7 @@ class WidgetInAFrame(SphinxDirective):  # type: ignore[misc]  # Sphinx is not th
 
 
 def lead_to_gallery(app: Sphinx, document: nodes.document) -> None:
-    """Describe the pictures that code cells made, and lead from a widget's to the widget."""
+    """Describe the pictures in cells' outputs, and link a widget's picture to the widget in the gallery."""
     to_root = "../" * app.env.docname.count("/")
     for cell in document.findall(nodes.container):
         if cell.get("nb_element") != "cell_code":
@@ -44,14 +44,14 @@ def lead_to_gallery(app: Sphinx, document: nodes.document) -> None:
 
 
 def without_foreign_pictures(app: Sphinx, document: nodes.document) -> None:
-    """Put words where a picture would come from another host: badges."""
+    """Replace pictures from other hosts (badges) by their alternative text."""
     for picture in list(document.findall(nodes.image)):
         if "://" in picture["uri"]:
             picture.replace_self(nodes.Text(picture.get("alt", "")))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Register it all with Sphinx."""
+    """Register the extension with Sphinx."""
     app.add_directive("widget", WidgetInAFrame)
     app.connect("doctree-read", lead_to_gallery)
     app.connect("doctree-read", without_foreign_pictures)

@@ -1,6 +1,6 @@
-"""Build the static site: `make site`. What it is made of is gathered in build/site-source, the site is build/site.
+"""Build the static site: `make site`. Its sources are gathered in build/site-source; the site is build/site.
 
-The notebooks come with the outputs that they were committed with; nothing is executed but the widgets of the gallery.
+The notebooks keep their committed outputs; only the widgets of the gallery are executed.
 """
 
 import importlib.util
@@ -20,26 +20,26 @@ BUILD = ROOT / "build"
 SOURCE, PARTS, STATIC, SITE = (BUILD / name for name in ("site-source", "site-parts", "site-static", "site"))
 PAGES = ("CHANGELOG.md", "docs/*.md", "tutorials/*.ipynb")
 FILES = ("docs/pictures/*.png", "docs/experiments/*.csv")
-"""What pages show, or offer to download."""
+"""Files that pages show or offer for download."""
 LINK = re.compile(r"(!?)\[([^\[\]]*)\]\(([^)\s:#]+)(#[^)\s]*)?\)")
-"""A relative link of Markdown, or a picture."""
+"""A relative Markdown link or picture."""
 
 
 def repository() -> str:
-    """The repository's address, from the one setting that `make address` writes; empty where none is set."""
+    """The repository's address, from the setting that `make address` writes; empty if none is set."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
     name = settings.get("saelab", {}).get("repository", "")
     return f"https://github.com/{name}" if name else ""
 
 
 def sources(*patterns: str) -> list[Path]:
-    """The files of the repository with these names, relative to its root."""
+    """Files of the repository that match these patterns, relative to its root."""
     found = (path.relative_to(ROOT) for pattern in patterns for path in ROOT.glob(pattern))
     return sorted(path for path in found if ".ipynb_checkpoints" not in path.parts)
 
 
 def gather() -> None:
-    """Lay out all pages as in the repository, so that the links between them hold."""
+    """Lay out all pages as in the repository, so that links between them keep working."""
     import reference
 
     shutil.rmtree(SOURCE, ignore_errors=True)
@@ -57,7 +57,7 @@ def gather() -> None:
 
 
 def mend_links(text: str, *, page: Path, inside: set[Path]) -> str:
-    """Lead links to files that are in the repository but not in the site to the repository; without one, drop them."""
+    """Point links to files outside the site at the repository; without an address, drop them."""
 
     def mended(link: re.Match[str]) -> str:
         picture, words, target, _ = link.groups()
@@ -83,7 +83,7 @@ def _place(path: Path, content: bytes) -> None:
 
 
 def gather_mathjax() -> None:
-    """The part of MathJax that pages load, from its package: no page may ask another host for it."""
+    """Copy the part of MathJax that pages load from its package, so that no page requests it from another host."""
     spec = importlib.util.find_spec("sphinx-mathjax-offline")
     assert spec is not None and spec.origin is not None
     mathjax = Path(spec.origin).parent / "static" / "mathjax"
@@ -94,7 +94,7 @@ def gather_mathjax() -> None:
 
 
 def main() -> int:
-    """Build, and return Sphinx's exit code; a warning is an error."""
+    """Build the site and return Sphinx's exit code; warnings are errors."""
     import gallery
     from sphinx.cmd.build import main as sphinx
 

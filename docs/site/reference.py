@@ -1,4 +1,4 @@
-"""Which page of the API reference each public name is on, and the pages themselves."""
+"""The API reference: which page each public name is on, and the pages' sources."""
 
 import importlib
 import inspect
@@ -116,15 +116,15 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "figures": ("Figures", "saelab.figures", ("pareto", "probe_by_layer", "lines", "scatter", "save_figure")),
     "exercises": ("Checks of exercises", "saelab.exercises.check", tuple(check.__all__)),
 }
-"""Title, the module that is imported, and its names, in the order of the page."""
+"""For each page: title, module to import, and names in the order of the page."""
 
 
 DATA = ("saelab.sae.base",)
-"""Modules that define the public names which are neither classes nor functions."""
+"""Modules that define the public names that are neither classes nor functions."""
 
 
 def pages() -> dict[str, str]:
-    """The source of each page, by its file's name."""
+    """The source of each page, keyed by file name."""
     made = {f"{name}.rst": _page(*parts) for name, parts in PAGES.items()}
     toctree = [
         "API reference",
@@ -154,7 +154,7 @@ def _page(title: str, module: str, names: tuple[str, ...]) -> str:
     lines += [".. autosummary::", "   :nosignatures:", ""]
     lines += [*(f"   {name}" for name in names if kinds[name] != "data"), ""]
     for name, kind in kinds.items():
-        # Data has its docstring where it is defined; a summary would find that of its type.
+        # Data is documented where it is defined; a summary would show the docstring of its type.
         lines += [f".. auto{kind}:: {name}" if kind != "data" else f".. autodata:: {_home(name)}", ""]
     return "\n".join(lines)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from saelab.data.hooks import check_hook, check_texts, context_length, hook_batches, is_special
 from saelab.data.shards import Shard, ShardWriter, StoredRows, StoreError, open_shards, read_index, sum_of_squares
-from saelab.errors import InputError
+from saelab.errors import InputError, InputTypeError
 from saelab.sae.base import TrainedOn, check_activations
 
 if TYPE_CHECKING:
@@ -205,16 +205,16 @@ def harvest_many(
 
 def _check_one(hook: object, function: str, function_of_many: str) -> None:
     if not isinstance(hook, str):
-        raise TypeError(
+        raise InputTypeError(
             f"{function} takes the name of one hook, not {hook!r}; for several hooks use {function_of_many}"
         )
 
 
 def _check_hooks(model: "TransformerBridge", hooks: Sequence[str], function_of_one: str) -> None:
     if isinstance(hooks, str):
-        raise TypeError(f"hooks must be a list of names, not one string; for one hook use {function_of_one}")
+        raise InputTypeError(f"hooks must be a list of names, not one string; for one hook use {function_of_one}")
     if not hooks or len(set(hooks)) < len(hooks):
-        raise ValueError(f"hooks must name at least one hook, and each only once; not {hooks!r}")
+        raise InputError(f"hooks must name at least one hook, and each only once; not {hooks!r}")
     for hook in hooks:
         check_hook(model, hook)
 
@@ -224,13 +224,13 @@ def _checked_scales(hooks: Sequence[str], scales: Mapping[str, float] | None) ->
     if scales is None:
         return {}
     if missing := [hook for hook in hooks if hook not in scales]:
-        raise ValueError(
+        raise InputError(
             f"scales has none for {', '.join(missing)}; give one for each hook: {{hook: store.scale, ...}}"
         )
     checked = {hook: float(scales[hook]) for hook in hooks}
     for scale in checked.values():
         if not 0 < scale < float("inf"):
-            raise ValueError(f"scale must be a positive number, such as another store's, not {scale}")
+            raise InputError(f"scale must be a positive number, such as another store's, not {scale}")
     return checked
 
 
@@ -305,7 +305,7 @@ class _Reading:
                 if n_done == self.n_tokens:
                     break
         if n_done == 0:
-            raise ValueError("text holds no tokens; expected at least one non-empty string")
+            raise InputError("text holds no tokens; expected at least one non-empty string")
 
     def in_memory(self, scales: Mapping[str, float]) -> dict[str, ActivationStore]:
         kept = list(self.rows())
@@ -399,7 +399,7 @@ def harvest_pooled_many(
     _check_hooks(model, hooks, "harvest_pooled")
     check_texts(text)
     if pooling not in get_args(Pooling):
-        raise ValueError(f"pooling must be one of {', '.join(get_args(Pooling))}, not {pooling!r}")
+        raise InputError(f"pooling must be one of {', '.join(get_args(Pooling))}, not {pooling!r}")
     checked_scales = _checked_scales(hooks, scales)
     length = context_length(model, context)
     lengths = [len(row) for row in model.tokenizer(list(text), add_special_tokens=False, verbose=False)["input_ids"]]

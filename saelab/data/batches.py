@@ -228,7 +228,7 @@ class GivenBatches(Batches):
             self._iterator = iter(self._batches)
             x = next(self._iterator, None)
         if x is None:
-            raise ValueError(
+            raise InputError(
                 f"the iterable of batches ended after {self._n_drawn} and gives none when iterated again; "
                 "give one that can be iterated repeatedly (a list, a DataLoader), or train for fewer steps"
             )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saelab.data.activations import ActivationStore, Pooling, harvest_many, harvest_pooled_many
 from saelab.data.hooks import context_length
-from saelab.errors import InputError
+from saelab.errors import InputError, InputTypeError
 from saelab.sae.base import SparseAutoencoder, check_activations
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class LabelledSet:
         check_activations(self.x)
         for name in ("labels", "texts", "blocks", "strata"):
             if len(getattr(self, name)) != len(self.x):
-                raise ValueError(
+                raise InputError(
                     f"x has {len(self.x)} rows, but {name} has {len(getattr(self, name))}; give one per row"
                 )
 
@@ -102,7 +102,7 @@ class LabelledSet:
         """For each block, by name, the split that trains on all other blocks and tests on this one."""
         names = list(dict.fromkeys(self.blocks.tolist()))
         if len(names) < 2:
-            raise ValueError(f"all rows are in block {names[0]!r}; holding one out takes at least two, so use split()")
+            raise InputError(f"all rows are in block {names[0]!r}; holding one out takes at least two, so use split()")
         splits = {}
         for name in names:
             train, test = ((self.blocks != name).nonzero()[0], (self.blocks == name).nonzero()[0])
@@ -147,7 +147,9 @@ def sentiment_set(
         Like `saelab.harvest_pooled`; also if ``snippets`` lacks a column.
     """
     if not isinstance(hook, str):
-        raise TypeError(f"sentiment_set takes the name of one hook, not {hook!r}; for several hooks use sentiment_sets")
+        raise InputTypeError(
+            f"sentiment_set takes the name of one hook, not {hook!r}; for several hooks use sentiment_sets"
+        )
     return sentiment_sets(model, [hook], scales={hook: scale}, pooling=pooling, snippets=snippets, progress=progress)[
         hook
     ]
@@ -171,7 +173,7 @@ def sentiment_sets(
     frame = load_sentiment() if snippets is None else snippets
     missing = [column for column in ("text", "label", "hard") if column not in frame]
     if missing:
-        raise ValueError(
+        raise InputError(
             f"snippets lack the column(s) {', '.join(missing)}; saelab.load_sentiment() shows the columns expected"
         )
     if pooling == "mean":

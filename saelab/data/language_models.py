@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from saelab.errors import InputError, SAELabError
+from saelab.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saelab.errors import SAELabError
 from saelab.files.tensor_files import write_atomically, write_tensors
 
 FORMAT_VERSION = 1

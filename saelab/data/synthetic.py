@@ -115,7 +115,7 @@ def superposition(
     if probabilities.ndim == 0:
         probabilities = probabilities.expand(n_features)
     if probabilities.shape != (n_features,):
-        raise ValueError(
+        raise InputError(
             f"density must be one number or of shape ({n_features},), one per feature, not {tuple(probabilities.shape)}"
         )
     outside = probabilities[~((probabilities > 0) & (probabilities <= 1))]

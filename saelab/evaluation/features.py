@@ -212,7 +212,7 @@ def read_features(
     if probe_weights is not None:
         probe_weights = torch.as_tensor(probe_weights).detach().cpu()
     if probe_weights is not None and probe_weights.shape != (sae.d_sae,):
-        raise ValueError(
+        raise InputError(
             f"probe_weights must be ({sae.d_sae},), one per feature, not of shape {tuple(probe_weights.shape)}; "
             "from scikit-learn's coef_ take torch.as_tensor(coef_[0])"
         )
@@ -259,7 +259,7 @@ def _asked(features: Sequence[int] | Tensor | None, d_sae: int) -> Tensor:
     if features is None:
         return torch.arange(d_sae)
     if isinstance(features, int):
-        raise TypeError(f"features must be a list of indices, not a single one; try [{features}]")
+        raise InputTypeError(f"features must be a list of indices, not a single one; try [{features}]")
     asked = torch.as_tensor(features).cpu()
     if asked.ndim != 1 or len(asked) == 0 or asked.is_floating_point() or asked.dtype == torch.bool:
         raise InputTypeError(
@@ -275,7 +275,7 @@ def _asked(features: Sequence[int] | Tensor | None, d_sae: int) -> Tensor:
 def _check_order(store: ActivationStore) -> None:
     texts, positions = store.text_indices[:].diff(), store.positions[:].diff()
     if (texts < 0).any() or ((texts == 0) & (positions <= 0)).any():
-        raise ValueError(
+        raise InputError(
             "the store's rows are out of order; expected texts and their tokens in the order that harvest gives: "
             "read features before shuffling, or harvest again"
         )

@@ -153,7 +153,7 @@ def probe_weights(train: LabelledActivations, *, C: float | Sequence[float] = 0.
     x, y = _arrays("train", *train[:2])
     n_classes = len(np.unique(y))
     if n_classes > 2:
-        raise ValueError(
+        raise InputError(
             f"the labels hold {n_classes} classes, but weights need two; keep only the rows of two classes"
         )
     on = (x != 0).any(axis=0)
@@ -298,7 +298,7 @@ def _array(name: str, x: Tensor) -> NDArray[Any]:
 def _arrays(name: str, x: Tensor, labels: Tensor) -> tuple[NDArray[Any], NDArray[Any]]:
     array = _array(name, x)
     if len(labels) != len(x):
-        raise ValueError(f"{name} has {len(x)} rows but {len(labels)} labels; give one label per row")
+        raise InputError(f"{name} has {len(x)} rows but {len(labels)} labels; give one label per row")
     return array, labels.cpu().numpy()
 
 
@@ -335,14 +335,14 @@ def _fit(
     if len(class_sizes) < 2:
         raise InputError("the training labels hold one class only; a probe needs at least two")
     if n_components is not None and n_components < 0:
-        raise ValueError(f"n_components must be at least 0, not {n_components}; None uses the columns without a PCA")
+        raise InputError(f"n_components must be at least 0, not {n_components}; None uses the columns without a PCA")
     candidates = sorted(np.atleast_1d(np.asarray(C, dtype=float)).tolist())  # the search takes the first among equals
     if not candidates or not all(0 < candidate < math.inf for candidate in candidates):
         raise InputError(f"C must be a positive number, or several to choose from, not {C!r}")
     folds = []
     if len(candidates) > 1:
         if class_sizes.min() < 2:
-            raise ValueError("choosing C takes at least two training rows of each class; give a single number")
+            raise InputError("choosing C takes at least two training rows of each class; give a single number")
         folds = list(StratifiedKFold(min(5, class_sizes.min()), shuffle=True, random_state=0).split(x, y))
     if n_components is not None:
         n_components = min(n_components, *x.shape, *(len(rows) for rows, _ in folds))

@@ -12,8 +12,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from saelab.errors import SAELabError
-
 FORMAT_VERSION = 1
 
 

@@ -1,8 +1,8 @@
-"""One row of `against_libraries.py`: trains SAEs with one library in a process of its own, and times their steps.
+"""One row of `against_libraries.py`: train SAEs with one library in a separate process, and time their steps.
 
-It runs under the interpreter that has the library, so it imports saelab in saelab's row alone. Started with library,
-architecture, activations file and settings, it reads questions from stdin and writes answers to stdout, a JSON object a
-line: ``{"train": l1}`` trains an SAE and judges it; ``{"time": l1, "n_steps": n}`` goes on with that SAE, step by step.
+It runs under the interpreter that has the library, so it imports saelab only in saelab's row. Started with library,
+architecture, activations file and settings, it reads requests from stdin and writes answers to stdout, one JSON object
+per line: ``{"train": l1}`` trains and evaluates an SAE; ``{"time": l1, "n_steps": n}`` times further steps of that SAE.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from torch import Tensor
 
 
 class Run(NamedTuple):
-    """An SAE in training: one complete step, batch draw included, and the library's own inference."""
+    """An SAE in training: one complete step, including the batch draw, and the library's own inference."""
 
     step: Callable[[], object]
     encode: Callable[[Tensor], Tensor]
@@ -75,7 +75,7 @@ def with_sae_lens(architecture: str, l1: float, x: Tensor, s: SimpleNamespace) -
     data = batches(x, s.batch_size, s.seed)
     trainer = SAETrainer(config, sae, data)
 
-    def step() -> None:  # what one turn of the loop in SAETrainer.fit does where wandb is off
+    def step() -> None:  # what one iteration of the loop in SAETrainer.fit does with wandb off
         trainer.maybe_reset_sparsity()
         trainer.step(next(data))
         trainer.n_training_steps += 1
@@ -116,7 +116,7 @@ def evaluate(run: Run, held_out: Tensor, batch_size: int) -> dict[str, float]:
 def memory(field: str) -> float:
     """``VmRSS`` (now) or ``VmHWM`` (the highest so far) of this process in MiB; NaN where there is no /proc.
 
-    Not `resource.getrusage`: its maximum starts at that of the process which started this one.
+    `resource.getrusage` will not do: its maximum starts at that of the parent process.
     """
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
@@ -132,11 +132,11 @@ def timed(step: Callable[[], object]) -> float:
 def main() -> None:
     library, architecture, activations, settings = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what a library prints must not end up between the answers
+    os.dup2(2, 1)  # keep a library's prints out of the answers
     s = SimpleNamespace(**json.loads(settings))
     data = load_file(activations)
     x, held_out = data["train"], data["held_out"]
-    x.sum()  # all of it is read now: it is mapped, and would else count as memory that training takes
+    x.sum()  # read all of it now: the file is mapped, and would otherwise count as memory of the training
     make, runs = LIBRARIES[library], dict[float, Run]()
     make(architecture, 1.0, x[: s.batch_size], s)  # imports the library
     before = memory("VmRSS")

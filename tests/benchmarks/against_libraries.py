@@ -1,14 +1,14 @@
-"""saelab beside sae-lens and dictionary_learning, in one run on the embedded model's activations: `make bench`.
+"""Compare saelab with sae-lens and dictionary_learning in one run, on the embedded model's activations: `make bench`.
 
-First table, a row for each library and architecture: one complete training step in milliseconds (the batch draw
-included), beside one encoder matmul as the floor; L0, FVU and gamma on held-out activations; memory. Every library
+The first table has a row for each library and architecture: one complete training step in milliseconds (including the
+batch draw), beside one encoder matmul as the floor; L0, FVU and gamma on held-out activations; memory. Every library
 weights its L1 in its own way, so each row is trained at two coefficients, found here, that bring its L0 to either side
-of 30, and FVU and gamma are read off between them. `build/bench` keeps the coefficients, so that the next run starts
-from these. Each row has a process of its own; the steps are timed in turns, so that whatever else the machine does
-meets all of them, and only one process works at a time.
+of 30, and FVU and gamma are interpolated between them. `build/bench` keeps the coefficients, so the next run starts
+from them. Each row has a separate process; the steps are timed in turns, so that other load on the machine affects all
+rows alike, and only one process works at a time.
 
-Second table: saelab's step over d_sae and over L0, on Gaussian activations, with the L0 set by the gate's bias and a
-learning rate of 0 to keep it there. ``--device cuda`` prints that one alone, for one large shape in bfloat16.
+The second table shows saelab's step over d_sae and over L0, on Gaussian activations, with the L0 set by the gate's bias
+and a learning rate of 0 to keep it there. ``--device cuda`` prints only this table, for one large shape in bfloat16.
 """
 
 import argparse
@@ -42,7 +42,7 @@ START = {
     ("saelab", "standard"): (2.4, 2.0), ("sae-lens", "standard"): (3.5, 2.8),
     ("dictionary_learning", "standard"): (2.4, 2.0),
 }  # fmt: skip
-"""The rows, and the L1 coefficients from which their search begins."""
+"""The rows, and the L1 coefficients at which their search starts."""
 ENDS = ((20.0, 30.0), (30.0, 40.0))
 """Each row is trained once with its L0 in the first range and once in the second."""
 L0_TARGET = 30.0
@@ -58,7 +58,7 @@ imported library and the activations."""
 
 
 class Settings(NamedTuple):
-    """The same for every library, as far as it lets one choose."""
+    """Settings shared by all libraries, as far as each allows it."""
 
     d_sae: int = 2048
     batch_size: int = 1024
@@ -73,7 +73,7 @@ class Settings(NamedTuple):
 
 
 class Effort(NamedTuple):
-    """How long the run takes."""
+    """Settings that determine how long the run takes."""
 
     settings: Settings
     n_tokens: int | None
@@ -88,7 +88,7 @@ QUICK = Effort(Settings(d_sae=512, batch_size=256, n_steps=200), 20_000, 3, 5, (
 
 
 def libraries_python() -> Path:
-    """The interpreter of an environment with the other libraries, made on first use and again when a pin changes."""
+    """The interpreter of an environment with the other libraries, created on first use and whenever a pin changes."""
     lock = (ROOT / "requirements.lock").read_text().splitlines()
     packages = [*PACKAGES, next(line for line in lock if line.startswith("torch=="))]
     python, stamp = ENVIRONMENT / "bin" / "python", ENVIRONMENT / "installed.json"
@@ -96,7 +96,7 @@ def libraries_python() -> Path:
         print(f"installing {', '.join(packages)} into {ENVIRONMENT}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", "--clear", ENVIRONMENT], check=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
-        # They pull in a torchvision which may not fit this torch, and then transformers cannot be imported.
+        # They pull in a torchvision that may not match this torch, in which case transformers cannot be imported.
         subprocess.run([python, "-m", "pip", "uninstall", "--quiet", "--yes", "torchvision"], check=True)
         stamp.write_text(json.dumps(packages))
     return python
@@ -136,7 +136,7 @@ class Worker:
 
 
 def harvest(path: Path, settings: Settings, n_tokens: int | None) -> int:
-    """Write activations of the embedded model, the last tenth of them as held out; return d_in."""
+    """Write activations of the embedded model, the last tenth of them held out; return d_in."""
     model, hook = saelab.load_language_model(settings.model, device="cpu"), f"blocks.{settings.layer}.hook_resid_post"
     x = saelab.harvest(model, hook, saelab.load_text(settings.model), n_tokens=n_tokens).activations
     n_train = len(x) * 9 // 10
@@ -151,7 +151,7 @@ def in_range(trained: Sequence[dict[str, float]], low: float, high: float) -> di
 
 
 def next_l1(trained: Sequence[dict[str, float]], l0: float) -> float:
-    """The coefficient that should give ``l0``, from the two trainings nearest to it, straight in log-log."""
+    """The coefficient that should give ``l0``: log-log interpolation of the two trainings nearest to it."""
     nearest = sorted(trained, key=lambda result: abs(math.log(max(result["l0"], 0.1) / l0)))
     (a, la), *others = [(math.log(result["l1"]), math.log(max(result["l0"], 0.1))) for result in nearest[:2]]
     slope = -1.4
@@ -161,7 +161,7 @@ def next_l1(trained: Sequence[dict[str, float]], l0: float) -> float:
 
 
 def train_ends(worker: Worker, first: Sequence[float]) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """Train at ``first``, and on until an L0 lies in each of `ENDS`: all trainings, and those of the two ends."""
+    """Train from ``first`` until an L0 lies in each of `ENDS`; return all trainings, and those of the two ends."""
     trained: list[dict[str, float]] = []
     waiting = list(first)
     while True:
@@ -179,7 +179,7 @@ def train_ends(worker: Worker, first: Sequence[float]) -> tuple[list[dict[str, f
 
 
 def at_target(ends: Sequence[dict[str, float]]) -> dict[str, float]:
-    """FVU (straight in log-log) and gamma (straight in log L0) at `L0_TARGET`; empty where an end is missing."""
+    """FVU (linear in log-log) and gamma (linear in log L0) at `L0_TARGET`; empty if an end is missing."""
     if len(ends) < 2:
         return {}
     low, high = ends
@@ -199,7 +199,7 @@ def milliseconds(call: Callable[[], object], device: str = "cpu") -> float:
 
 
 def encoder_matmul(d_in: int, d_sae: int, batch_size: int, device: str, dtype: torch.dtype) -> Callable[[], Tensor]:
-    """The floor: what every step needs at least. Its matrix lies in memory as saelab's does."""
+    """The floor: the least that every step needs. Its matrix has the same memory layout as saelab's."""
     W_enc = saelab.GatedSAE(d_in, d_sae, device=device, dtype=dtype).W_enc.detach()
     return partial(torch.mm, torch.randn(batch_size, d_in, device=device, dtype=dtype), W_enc)
 
@@ -230,7 +230,7 @@ def compare(python: Path, effort: Effort) -> list[dict[str, Any]]:
             trained, ends = train_ends(worker, coefficients.get(key, start))
             coefficients[key] = [result["l1"] for result in ends] or list(start)
             kept.write_text(json.dumps(coefficients, indent=1))
-            # Its steps are timed where it is densest, the slower of the two ends.
+            # Time the steps at the denser and so slower of the two ends.
             timed = max(ends or trained[-1:], key=lambda result: result["l0"])
             memory = {name: trained[0][name] for name in ("peak_mib", "before_mib")}  # later ones share its process
             workers.append((worker, timed["l1"]))
@@ -245,7 +245,7 @@ def compare(python: Path, effort: Effort) -> list[dict[str, Any]]:
         for _ in range(effort.rounds):
             floors += [milliseconds(matmul) for _ in range(effort.steps_a_round)]
             for (worker, l1), result in zip(workers, results, strict=True):
-                time.sleep(0.1)  # by then the threads of the one before have stopped spinning
+                time.sleep(0.1)  # by then the threads of the previous one have stopped spinning
                 answer = worker.ask(time=l1, n_steps=effort.steps_a_round)
                 result["step_ms"] += answer["step_ms"]
                 result["version"] = answer["version"]
@@ -289,7 +289,7 @@ def growth(
 ) -> list[dict[str, Any]]:
     """Time saelab's step at each ``(d_sae, L0)`` beside the matmul of that shape in ``dtype``; print the second table.
 
-    Weights are float32 on every device; what a GPU's matmuls take is the trainer's choice.
+    Weights are float32 on every device; the trainer chooses the dtype of a GPU's matmuls.
     """
     x = torch.randn(4 * batch_size, d_in, device=device)
     config = saelab.TrainingConfig(batch_size=batch_size, lr=0.0)

@@ -1,4 +1,4 @@
-"""The figures of the embedded model's card, measured: `make benchmarks`.
+"""Measure the figures of the embedded model's card: `make benchmarks`.
 
 Prints seconds to open the model in a fresh process, and probe accuracy by layer with its spread over random splits.
 """

@@ -1,8 +1,8 @@
-"""saelab's folders read by sae-lens and dictionary_learning, and theirs by saelab: are the outputs equal to 1e-6?
+"""Check that sae-lens and dictionary_learning read saelab's folders, and saelab theirs, with outputs equal to 1e-6.
 
 Writes SAEs of every kind with `saelab.export`, loads them in an environment that has both libraries, and compares codes
 and reconstructions on random activations; then both libraries write theirs, and saelab loads them. Prints the largest
-absolute differences beside the largest outputs, and exits with 1 where one exceeds 1e-6. By hand: the first run
+absolute differences beside the largest outputs, and exits with 1 if one exceeds 1e-6. Run it by hand: the first run
 installs the two libraries, unless ``--libraries-python`` names an interpreter that has them.
 """
 
@@ -25,7 +25,7 @@ from saelab.files.sae_files import export
 
 D_IN, D_SAE, SCALE, TOLERANCE = 32, 128, 2.5, 1e-6
 KINDS: dict[str, tuple[saelab.SparseAutoencoder, float]] = {
-    # with the gate_threshold of each
+    # the gate_threshold of each
     "standard": (saelab.StandardSAE(D_IN, D_SAE), 0.0),
     "standard, free norms": (saelab.StandardSAE(D_IN, D_SAE, preset="norm_weighted"), 0.0),
     "gated": (saelab.GatedSAE(D_IN, D_SAE), 0.0),
@@ -104,7 +104,7 @@ print("sae-lens", version("sae-lens"), "and dictionary_learning", version("dicti
 
 @torch.no_grad()
 def randomize(sae: saelab.SparseAutoencoder, gate_threshold: float) -> None:
-    """Sparse, no bias zero, and outputs of order 1, so that float32 can resolve the tolerance."""
+    """An SAE with sparse codes, no zero bias, and outputs of order 1, so that float32 can resolve the tolerance."""
     sae.W_enc.copy_(0.2 * sae.W_dec.T)
     for parameter in sae.parameters():
         parameter.add_(0.05 * torch.randn_like(parameter))
@@ -133,7 +133,7 @@ def export_all(folder: Path, x: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_all(folder: Path, x: Tensor) -> dict[str, Tensor]:
-    """What saelab makes of every folder."""
+    """Outputs of every folder as loaded by saelab."""
     outputs = {}
     for path in sorted(folder.iterdir()):
         sae = saelab.load(path)

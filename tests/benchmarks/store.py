@@ -1,4 +1,4 @@
-"""Activation stores: `python tests/benchmarks/store.py [--gigabytes 4] [--limit 1.5]`, on an idle machine.
+"""Measure activation stores: `python tests/benchmarks/store.py [--gigabytes 4] [--limit 1.5]`, on an idle machine.
 
 Prints tokens per second of harvesting the embedded model beside those of its plain forward pass, in turns; and how a
 process that is limited to 1.5 GB of memory, page cache included, reads a store of 4 GB in shuffled order.
@@ -103,7 +103,7 @@ def reading(folder: Path, gigabytes: float, limit: float) -> None:
 
 
 def _memory_group(limit: float) -> Path | None:
-    """A control group with a memory limit, where this user may make one."""
+    """A control group with a memory limit, if this user may create one."""
     for root, name in (
         (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
         (Path("/sys/fs/cgroup"), "memory.max"),

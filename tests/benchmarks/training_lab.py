@@ -1,4 +1,4 @@
-"""What a learner waits for: seconds from `TrainingLab()` in a fresh process to its first chart, and steps a second."""
+"""Measure a learner's wait: seconds from `TrainingLab()` in a fresh process to its first chart, and steps a second."""
 
 import statistics
 import subprocess

@@ -1,10 +1,9 @@
-"""How soon the widgets answer, in a real JupyterLab and a real Chromium: `make bench-widgets`.
+"""Measure how fast the widgets respond, in a real JupyterLab and a real Chromium: `make bench-widgets`.
 
-A change is a key press on a focused slider; it is answered when the pixels of the chart that it moves have changed: the
-chart is another, and the frame after that has been painted. For sliders that the page answers itself, a second number
-is the browser's own: the longest that any event of the press took until its next paint (Event Timing, in steps of 8
-ms). Run it on a machine that does nothing else. ``--soak MINUTES`` measures memory instead: a lab that trains while its
-sliders are dragged.
+A change is a key press on a focused slider. It counts as answered when the chart that it moves has changed and the next
+frame has been painted. For sliders that the page answers itself, a second number comes from the browser: the longest
+time from any event of the press to its next paint (Event Timing, in steps of 8 ms). Run it on an idle machine.
+``--soak MINUTES`` measures memory instead, of a lab that trains while its sliders are dragged.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from live_notebook import (  # type: ignore[import-not-found]
 )
 
 N = 40
-"""Changes of a slider; the first of them are not counted, as they load what is loaded once."""
+"""Changes of a slider; the first of them are not counted, since they include one-time loading."""
 SKIPPED = 5
 LAB = "from saelab_widgets import TrainingLab\nlab = TrainingLab()\nlab"
 
@@ -51,13 +50,13 @@ class Slider(NamedTuple):
     """Class of the widget's root, without ``saelab-``."""
     knob: str
     chart: str
-    """The chart that has to change."""
+    """The chart that must change."""
     kind: str
     """One of `BOUNDS`."""
     shows: str = "value"
-    """What of the chart: its ``"value"``, or ``"marks"`` where a step may leave the value as it is."""
+    """Part of the chart to watch: its ``"value"``, or ``"marks"`` if a step may leave the value unchanged."""
     ahead: int = 10
-    """Steps to the right before as many to the left: from where it starts, the slider has room for these."""
+    """Steps to the right before as many to the left; the slider has room for them from where it starts."""
 
 
 NOTEBOOKS: dict[str, tuple[list[str], list[Slider]]] = {
@@ -101,7 +100,7 @@ BOUNDS = {
         "looked up, a lab trains": 33,
     }.items()
 }
-"""Milliseconds, for the 95th percentile; twice as many on a single core."""
+"""Limits on the 95th percentile, in milliseconds; doubled on a single core."""
 
 # Resolves to the milliseconds from the key press to the end of the frame that shows the change: a message posted in an
 # animation frame arrives when this has been painted.
@@ -137,7 +136,7 @@ EVENT_TIMING = """() => {
 
 @contextmanager
 def chromium_page() -> Iterator[Page]:
-    """A page in a Chromium of its own."""
+    """A page in a separate Chromium."""
     path = ensure_chromium()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=[*FLAGS, *root_flags()])
@@ -146,7 +145,7 @@ def chromium_page() -> Iterator[Page]:
 
 
 def open_widgets(page: Page, address: str, home: Path, name: str, cells: list[str], widgets: set[str]) -> None:
-    """A notebook with these cells, run, with all its widgets on the screen."""
+    """A notebook with these cells, executed, with all its widgets on the screen."""
     write_notebook(home / "tutorials" / f"{name}.ipynb", cells)
     open_notebook(page, address, f"{name}.ipynb")
     run_all(page)
@@ -157,9 +156,9 @@ def open_widgets(page: Page, address: str, home: Path, name: str, cells: list[st
 
 class Latencies(NamedTuple):
     milliseconds: np.ndarray
-    """Of each counted change; NaN where nothing changed within five seconds."""
+    """Milliseconds of each counted change; NaN if nothing changed within five seconds."""
     events: np.ndarray
-    """By the browser's own measure, of each counted change; those under 16 ms count as 16."""
+    """The browser's own measurement of each counted change, in milliseconds; those under 16 ms count as 16."""
     changed: bool
     """Whether the chart's picture differed after the first steps to the right."""
 
@@ -216,13 +215,13 @@ print(one, both)
 
 
 def headless_rates() -> tuple[float, float]:
-    """Steps a second of the lab's own trainer with no page and no measuring: with one torch thread, and with all."""
+    """Steps per second of the lab's trainer without a page and without measuring, on one torch thread and on all."""
     run = subprocess.run([sys.executable, "-c", HEADLESS], capture_output=True, text=True, check=True)
     one, both = map(float, run.stdout.split())
     return one, both
 
 
-# Counts what is drawn, and keeps when and where L0 was.
+# Counts chart updates, and records L0 over time.
 WATCH = """(root) => {
     window.draws = () => Number(root.dataset.draws);
     window.seen = [];
@@ -233,7 +232,7 @@ WATCH = """(root) => {
 
 
 def training(page: Page, lab: Locator) -> Iterator[str]:
-    """Chart updates and steps a second of a lab that trains, and how soon L0 follows the L1 penalty."""
+    """Chart updates and steps per second of a training lab, and how soon L0 follows the L1 penalty."""
     page.evaluate(WATCH, lab.element_handle())
     toggle = lab.locator("[data-action=toggle]")
     toggle.click()
@@ -260,7 +259,7 @@ def training(page: Page, lab: Locator) -> Iterator[str]:
 
 
 def headless_rates_later(page: Page, toggle: Locator) -> tuple[float, float]:
-    """`headless_rates` while the lab is paused: two that train would share the cores."""
+    """`headless_rates` while the lab is paused, because two trainers would share the cores."""
     toggle.click()
     page.wait_for_timeout(500)
     return headless_rates()
@@ -322,7 +321,7 @@ def main() -> None:
         home = Path(folder)
         with jupyterlab(home) as address, chromium_page() as page:
             if arguments.soak:
-                endless = LAB.replace("TrainingLab()", "TrainingLab(n_steps=10_000_000)")  # else done in minutes
+                endless = LAB.replace("TrainingLab()", "TrainingLab(n_steps=10_000_000)")  # or it ends in minutes
                 open_widgets(page, address, home, "soak", [endless], {"training-lab"})
                 for line in soak(page, page.locator(".saelab-training-lab").first, arguments.soak):
                     say(line)

@@ -36,7 +36,7 @@ def root_flags() -> list[str]:
 
 
 def _playwright_chromium() -> str | None:
-    # In a process of its own: Playwright's driver can be started only once at a time, and a test may hold it.
+    # In a separate process: only one Playwright driver can run at a time, and a test may hold it.
     script = "from playwright.sync_api import sync_playwright as p\nwith p() as pw: print(pw.chromium.executable_path)"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     path = result.stdout.strip()
@@ -54,7 +54,7 @@ def ensure_chromium() -> str:
     else:
         commands = [[sys.executable, "-m", "playwright", "install", "chromium"]]
     for command in commands:
-        # Their output goes to stderr: stdout is for the path alone.
+        # Their output goes to stderr, because stdout is only for the path.
         if subprocess.run(command, stdout=sys.stderr, check=False).returncode != 0:
             raise RuntimeError(
                 f"No Chromium was found, and installing one failed at `{' '.join(command)}`. "

@@ -18,7 +18,7 @@ from chromium import FLAGS, find_chromium, root_flags  # type: ignore[import-not
 from live_notebook import errors_of  # type: ignore[import-not-found]
 
 STATIC = Path(__file__).parents[2] / "widgets" / "saelab_widgets" / "static"
-# What anywidget gives to a widget, and a record of what the widget did with it.
+# A mock of the model that anywidget passes to a widget, which records what the widget does with it.
 MOCK_MODEL = """
 class MockModel {
   constructor(state) { this.state = state; this.handlers = {}; this.pending = {}; this.saved = []; this.sent = []; }
@@ -116,7 +116,7 @@ def mount(page: Page) -> Mount:
             return "{" + ", ".join(f"{json.dumps(name)}: {to_javascript(inner)}" for name, inner in value.items()) + "}"
         if isinstance(value, list | tuple):
             return "[" + ", ".join(map(to_javascript, value)) + "]"
-        return json.dumps(value)  # NaN is JavaScript's, too
+        return json.dumps(value)  # NaN is valid JavaScript too
 
     def _mount(
         name: str,

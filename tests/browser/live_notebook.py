@@ -1,4 +1,4 @@
-"""A JupyterLab of its own for tests and benchmarks, as `saelab lab` starts it, and a notebook in it under control."""
+"""A separate JupyterLab for tests and benchmarks, started by `saelab lab`, and control of a notebook in it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ JUPYTERLABS_OWN = ("Canceled future for create_subshell_request", "Canceled futu
 
 @contextmanager
 def jupyterlab(home: Path, environment: dict[str, str] | None = None) -> Iterator[str]:
-    """`saelab lab` on a copy of the tutorials, ``home/tutorials``, with settings of its own; its address."""
+    """Run `saelab lab` on a copy of the tutorials, ``home/tutorials``, with separate settings; yields its address."""
     shutil.copytree(TUTORIALS, home / "tutorials", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -68,7 +68,7 @@ def jupyterlab(home: Path, environment: dict[str, str] | None = None) -> Iterato
 
 
 def errors_of(page: Page) -> list[str]:
-    """A list that grows with what the page's console and scripts report as errors from now on."""
+    """A list that collects all errors in the page's console and scripts from now on."""
     errors: list[str] = []
 
     def note(error: str) -> None:
@@ -114,8 +114,8 @@ def run_all(page: Page) -> None:
 
 
 def restart_and_run_all(page: Page, seconds: float) -> None:
-    """*Run → Restart Kernel and Run All Cells*, with its question answered; returns when the last cell has run."""
-    run_code(page, "")  # else what the page asked of the kernel when it opened is answered by nobody
+    """*Run → Restart Kernel and Run All Cells*, confirming its dialog; returns when the last cell has run."""
+    run_code(page, "")  # otherwise the page's first requests to the kernel would go unanswered
     page.evaluate(
         "() => { window.ran = 'no'; window.jupyterapp.commands.execute('notebook:restart-run-all')"
         ".then(() => { window.ran = 'yes'; }, (error) => { window.ran = String(error); }); }"
@@ -145,7 +145,7 @@ def run_code(page: Page, code: str) -> str:
 
 
 def until(page: Page, condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    """Wait until ``condition`` holds; an assertion fails with ``what`` where it does not in time."""
+    """Wait until ``condition`` holds; fail with ``what`` if it does not in time."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"within {seconds:g} s this did not happen: {what}"
@@ -153,7 +153,7 @@ def until(page: Page, condition: Callable[[], bool], what: str, seconds: float =
 
 
 def drag(page: Page, slider: Locator, start: float, end: float, moves: int = 25) -> None:
-    """By mouse, from one share of the track to another."""
+    """Drag with the mouse from one fraction of the track to another."""
     box = slider.bounding_box()
     assert box is not None
     thumb = 8
@@ -174,5 +174,5 @@ def value(widget: Locator, chart: str) -> float:
 
 
 def step(lab: Locator) -> int:
-    """How many steps a `TrainingLab` says that it has trained."""
+    """Number of steps that a `TrainingLab` shows as trained."""
     return int(re.sub(r"\D", "", lab.locator("[data-show=step]").inner_text()))

@@ -1,4 +1,4 @@
-"""The front end of FeatureBrowser, in a real browser on the state of real browsers: no Jupyter, no kernel."""
+"""The front end of FeatureBrowser, in a real browser on a real widget's state: no Jupyter, no kernel."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def browser_widget(model: Any, store: ActivationStore) -> FeatureBrowser:
 
 @pytest.fixture
 def state(browser_widget: FeatureBrowser) -> State:
-    """What the kernel sends; a copy, to change."""
+    """A copy of the state that the kernel sends, which a test may change."""
     hidden = ("_esm", "_css", "layout", "tabbable", "tooltip")
     return {name: value for name, value in browser_widget.get_state().items() if name not in hidden}
 
@@ -50,7 +50,7 @@ def reading(widget: FeatureBrowser, feature: int) -> State:
 
 
 def answer(page: Page, widget: FeatureBrowser) -> None:
-    """What the kernel does when a feature has been chosen."""
+    """Do what the kernel does when a feature has been chosen."""
     page.evaluate("(value) => model.set('reading', value)", reading(widget, trait(page, "feature")))
     page.wait_for_selector(f'.saelab-feature[data-shows="{trait(page, "feature")}"][aria-busy="false"]')
 
@@ -330,7 +330,7 @@ def test_of_2048_features_only_those_in_view_are_in_the_document(mount: Mount, s
     box.evaluate("(e) => { e.scrollTop = 25 * 1000; }")
     page.wait_for_selector('[aria-posinset="1005"]')
     assert len(rows(page)) < 60
-    assert chosen(page) == trait(page, "feature")  # out of view, and still named
+    assert chosen(page) == trait(page, "feature")  # out of view, but still named
     spent = page.evaluate(
         """async () => { const list = document.querySelector('[data-list]'); list.focus();
             const start = performance.now();
@@ -560,7 +560,7 @@ def test_the_focus_stays_at_its_place_when_another_feature_is_shown(
         answer(page, browser_widget)
         assert page.evaluate(where) == 2
     page.keyboard.press("Tab")
-    assert page.evaluate(where) == 3  # Tab goes on, not back to the first
+    assert page.evaluate(where) == 3  # Tab moves on, not back to the first
 
 
 def test_closing_the_widget_leaves_nothing_behind(mount: Mount, state: State) -> None:
@@ -571,4 +571,4 @@ def test_closing_the_widget_leaves_nothing_behind(mount: Mount, state: State) ->
     assert page.evaluate("() => model.listeners") == 0
     assert page.locator("#cell *").count() == 0
     page.wait_for_timeout(300)
-    assert trait(page, "search") == ""  # what was typed last is not sent by a widget that is gone
+    assert trait(page, "search") == ""  # a removed widget does not send what was typed last

@@ -144,7 +144,7 @@ def test_a_click_chooses_the_nearest_mark(mount: Mount) -> None:
     assert card(page, "l0") == "90.0" and ring(page) == place(page, 3)
     assert mark(page, 3).get_attribute("aria-selected") == "true"
     assert mark(page, 1).get_attribute("aria-selected") == "false"
-    page.mouse.click(x - 120, y + 100)  # far from all
+    page.mouse.click(x - 120, y + 100)  # far from all marks
     assert trait(page, "chosen") == 3
 
 
@@ -347,7 +347,7 @@ def test_five_hundred_saes_are_drawn_within_a_few_frames(mount: Mount) -> None:
             return times.sort((a, b) => a - b)[2];
         }"""
     )
-    assert took < 500  # about 70 ms where it was written
+    assert took < 500  # about 70 ms on the author's machine
     first = page.locator(".saelab-mark").first
     first.focus()
     page.keyboard.press("ArrowRight")

@@ -27,7 +27,7 @@ ODD_TEXTS = (ATTACK, "😀 👩‍👩‍👧 loved it", "פשוט סרט נפל
 
 
 def texts(shift: int) -> LabelledSet:
-    """Two labels that a probe tells apart, somewhat. Texts of every kind, each of them also at the end."""
+    """Two labels that a probe tells apart to some degree, with texts of every kind, each of them also at the end."""
     generator = torch.Generator().manual_seed(3)
     labels = torch.arange(N) % 2
     x = torch.randn(N, 8, generator=generator).roll(shift, dims=1)
@@ -59,7 +59,7 @@ def made() -> Iterator[ProbeExplorer]:
 
 @pytest.fixture
 def explorer(made: ProbeExplorer) -> ProbeExplorer:
-    """The one explorer, as it was at first."""
+    """The shared explorer, reset to its initial state."""
     made.layer, made.representation, made.l1_coefficient, made.part = 1, "codes", 2.0, "stratified"
     made.gate_threshold, made.shown = 0.0, "wrong"
     made.wait()
@@ -79,7 +79,7 @@ def saved(page: Page) -> Any:
 
 
 def drawn(page: Page) -> Page:
-    """Wait until everything that has been asked for is on the screen."""
+    """Wait until everything requested is on the screen."""
     page.wait_for_function("() => Number(document.querySelector('.saelab-probe-explorer').dataset.draws) > 0")
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     return page
@@ -90,7 +90,7 @@ def numbers(page: Page, representation: str) -> list[str]:
 
 
 def check_numbers(found: list[str], row: Any) -> None:
-    """What the page writes is Python's number, rounded."""
+    """Assert that the page shows Python's number, rounded."""
     low, high = found[3].split("–")
     assert found[0] == f"{row.n_active:,}"
     for text, value in ((found[1], row.train_accuracy), (found[2], row.test_accuracy)):
@@ -274,7 +274,7 @@ def test_the_chart_has_every_accuracy_with_its_interval(mount: Mount, explorer: 
     # Heights on the page are linear in what they stand for.
     table = explorer.table()
     table = table[(table.l1_coefficient == 2.0) & (table.held_out == "stratified")]
-    order = [name for name in ("activations", "pca", "codes") for _ in LAYERS]  # the chosen one lies on top
+    order = [name for name in ("activations", "pca", "codes") for _ in LAYERS]  # the selected one lies on top
     lengths = chart.locator(".saelab-interval").evaluate_all(
         "(all) => all.map((e) => e.y1.baseVal.value - e.y2.baseVal.value)"
     )

@@ -26,7 +26,7 @@ ATTACK = "<img src=x onerror=\"document.title = 'broken'\"> 🙂 שלום"
 
 @pytest.fixture
 def explorer() -> Iterator[ShrinkageExplorer]:
-    """Trained once in a session, and not fitted."""
+    """An explorer trained once per session, with no repair fitted."""
     explorer = ShrinkageExplorer(n_features=12, d_in=10, density=0.08, l1_coefficients=L1, noises=NOISES)
     for point in explorer._grid.points:
         point.fitted = None
@@ -53,7 +53,7 @@ def trait(page: Page, name: str) -> Any:
 
 
 def drawn(page: Page) -> Page:
-    """Wait until what has been asked for is on the screen."""
+    """Wait until everything requested is on the screen."""
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     page.wait_for_function("() => Number(document.querySelector('.saelab-shrinkage-explorer').dataset.draws) > 0")
     return page
@@ -211,7 +211,7 @@ def test_the_best_two_numbers_are_on_the_sliders_and_moving_one_goes_on_by_hand(
     drawn(page)
     readouts = page.locator(".saelab-slider output").all_text_contents()[2:]
     assert [float(text) for text in readouts] == pytest.approx(best, rel=1e-5)
-    assert (trait(page, "rescale"), trait(page, "shift")) == (1, 0)  # the user's own, kept
+    assert (trait(page, "rescale"), trait(page, "shift")) == (1, 0)  # the user's own choice, kept
     slider(page, "shift").focus()
     page.keyboard.press("ArrowRight")
     assert trait(page, "repair") == "by_hand"
@@ -253,9 +253,9 @@ def test_the_strip_has_a_dot_for_each_formula_in_its_place(mount: Mount, explore
         middle = (dot["x"] + dot["width"] / 2 - strip["x"]) / strip["width"]
         assert 1.5 * middle == pytest.approx(number(page, name), abs=0.02)
         dashes.add(row.locator("svg path").evaluate("(path) => getComputedStyle(path).strokeDasharray"))
-    assert len(dashes) == 4  # told apart without colour
+    assert len(dashes) == 4  # distinguishable without colour
     set_traits(page, rescale=5.0)
-    assert number(page, "corrected") > 1.5  # beyond the strip: at its end
+    assert number(page, "corrected") > 1.5  # beyond the strip, so drawn at its end
     box, strip = (
         page.locator(f'[data-formula="corrected"] .saelab-strip{part}').bounding_box() for part in ("-after", "")
     )

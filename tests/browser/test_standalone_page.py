@@ -1,4 +1,4 @@
-"""A widget in a page of its own: no kernel, no network, no other file."""
+"""A widget in a standalone page: no kernel, no network, no other file."""
 
 from pathlib import Path
 

@@ -24,12 +24,12 @@ from live_notebook import (  # type: ignore[import-not-found]
 )
 
 PICTURES = os.environ.get("SAELAB_PICTURES")
-"""A folder for screenshots to look at; none by default."""
+"""A folder in which to save screenshots; none by default."""
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`saelab lab` in a folder of its own, as `make lab ARGS="--no-browser"` starts it; its address."""
+    """The address of a `saelab lab` in a separate folder, started like `make lab ARGS="--no-browser"`."""
     with jupyterlab(tmp_path_factory.mktemp("home")) as address:
         yield address
 
@@ -40,7 +40,7 @@ def picture(what: Page | Locator, name: str) -> None:
 
 
 def open_lab(page: Page, server: str) -> Locator:
-    """Open JupyterLab as it greets a newcomer, run all cells, and return the lab of section 3."""
+    """Open JupyterLab as a newcomer first sees it, run all cells, and return the lab of section 3."""
     page.goto(f"{server}/?token={TOKEN}")  # where `saelab lab` points a browser
     wait_for_kernel(page, "00_start_here.ipynb")
     run_all(page)
@@ -53,7 +53,7 @@ def open_lab(page: Page, server: str) -> Locator:
 def test_newcomer_runs_all_cells_starts_training_drags_l1_and_reads_l0_falling(page: Page, server: str) -> None:
     lab = open_lab(page, server)
     toggle, slider = lab.locator("[data-action=toggle]"), lab.locator("input[data-knob=l1_coefficient]")
-    # The cells below the lab use the processor too: wait for the last one.
+    # The cells below the lab compete for the processor, so wait for the last one.
     output = page.locator(".jp-CodeCell").last.locator(".jp-OutputArea-output")
     expect(output).to_contain_text("A price four times as high", timeout=180 * SECONDS)
     expect(page.get_by_role("alert").filter(has_text="Jupyter news")).to_have_count(0)

@@ -26,7 +26,7 @@ def history(rows: Sequence[Row]) -> bytes:
 
 
 def training_rows(n: int = 300, every: int = 10) -> list[Row]:
-    """A plausible training run; the probe is measured at each 12th row only."""
+    """A plausible training run; the probe is measured only at every 12th row."""
     rows: list[Row] = []
     for i in range(n):
         step = i * every
@@ -199,7 +199,7 @@ def paths(page: Page) -> list[str]:
 
 
 def send_history(page: Page, rows: Sequence[Row]) -> None:
-    """What the kernel does when it publishes rows; waits until they are drawn."""
+    """Publish rows as the kernel does, and wait until they are drawn."""
     draws = int(lab(page).get_attribute("data-draws") or 0)
     page.evaluate(
         "(values) => model.set('history', new DataView(Float32Array.from(values, (v) => v ?? NaN).buffer))",
@@ -217,7 +217,7 @@ def test_every_chart_shows_its_curve_and_its_latest_value(mount: Mount) -> None:
         value = page.locator(f'[data-chart="{column}"]').get_attribute("data-value")
         assert float(value or "nan") == pytest.approx(last[COLUMNS.index(column)], rel=1e-6)
     assert page.locator('[data-chart="l0"] .saelab-chart-value').text_content() == f"{last[1]:.1f}"
-    # Four curves, and the training accuracy beside the held-out one.
+    # Four curves, plus the training accuracy beside the held-out one.
     drawn = page.locator("path.saelab-line").evaluate_all("(all) => all.filter((p) => p.getAttribute('d')).length")
     assert drawn == 5
     assert page.locator("circle.saelab-dot").count() == 4
@@ -516,7 +516,7 @@ def test_gaps_in_the_measurements_do_not_break_a_curve(mount: Mount) -> None:
     wait_for_draws(page)
     page.wait_for_selector("path.saelab-line[d^=M]")
     assert not any("NaN" in d or "Infinity" in d for d in paths(page))
-    # The line runs on through the points that were measured.
+    # The line continues through the points that were measured.
     probe = page.locator('[data-chart="probe_accuracy"] path.saelab-line').last.get_attribute("d") or ""
     assert (probe.count("M"), probe.count("L")) == (1, 1)
     assert page.locator('[data-chart="gamma"]').get_attribute("data-value") == ""
@@ -577,7 +577,7 @@ def test_a_narrow_page_stacks_and_nothing_sticks_out(mount: Mount) -> None:
         assert lab(page).evaluate("(e) => e.scrollWidth <= e.clientWidth + 1")
 
 
-# Contrast by what is painted: a canvas resolves every colour syntax and lays translucent colours on the page.
+# Contrast of the painted colours: a canvas resolves every colour syntax and blends translucent colours with the page.
 CONTRAST = """([selector, property]) => {
     const context = Object.assign(document.createElement('canvas'), { width: 1, height: 1 }).getContext('2d');
     const luminance = (...colors) => {
@@ -592,7 +592,7 @@ CONTRAST = """([selector, property]) => {
         return (a + 0.05) / (b + 0.05);
     });
 }"""
-# JupyterLab before 4.6 says which theme it has but sets no color scheme.
+# JupyterLab before 4.6 reports its theme but sets no color scheme.
 OLDER_LAB_DARK = 'data-jp-theme-light="false" style="background: #111; --jp-ui-font-color1: #fff"'
 
 

@@ -26,7 +26,7 @@ PANEL = "window.jupyterapp.shell.currentWidget"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, tutorial_caches: Path) -> Iterator[str]:
-    """One JupyterLab for all, that finds what nbval's run in this session has trained: it ran from nothing."""
+    """One JupyterLab for all tutorials, which reuses what nbval's run trained from scratch in this session."""
     home = tmp_path_factory.mktemp("home")
     with jupyterlab(home, {"XDG_CACHE_HOME": str(home / "cache")}) as address:
         for made in tutorial_caches.iterdir():
@@ -46,7 +46,7 @@ def test_tutorial_restarts_and_runs_all_with_no_error_and_shows_its_widgets(
         restart_run_and_look(page, server, name)
         assert complaints == []
     finally:
-        page.evaluate(f"() => {PANEL}.sessionContext.shutdown()")  # its memory is needed for the next one
+        page.evaluate(f"() => {PANEL}.sessionContext.shutdown()")  # the next one needs its memory
         page.context.close()
 
 

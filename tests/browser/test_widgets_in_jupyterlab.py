@@ -26,9 +26,9 @@ from live_notebook import (  # type: ignore[import-not-found]
 )
 
 PICTURES = os.environ.get("SAELAB_PICTURES")
-"""A folder for screenshots to look at; none by default."""
+"""A folder in which to save screenshots; none by default."""
 
-# Small, so that all of it is there in some seconds: what is tested is the page.
+# Small, so that everything is ready within seconds: these tests are about the page.
 MATERIALS = """
 import torch, saelab, saelab_widgets as sw
 from functools import partial
@@ -65,7 +65,7 @@ def server(folder: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def notebook(browser: Browser, server: str, folder: Path) -> Iterator[Page]:
-    """A notebook with all six widgets; an error in its console fails the test that comes last."""
+    """A notebook with all six widgets; an error in its console fails the last test that uses it."""
     page = browser.new_context(viewport={"width": 1400, "height": 1100}).new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(f"uncaught: {error}"))
@@ -92,7 +92,7 @@ def look(root: Locator, name: str) -> None:
 
 
 def fine(root: Locator) -> None:
-    """It reports no error."""
+    """Assert that the widget reports no error."""
     assert root.locator("[role=alert]").first.text_content() == ""
 
 
@@ -127,7 +127,7 @@ def test_every_control_answers_the_mouse(notebook: Page, name: str) -> None:
     look(root, f"{name}-mouse")
 
 
-# What the keyboard does on a control of its kind, so that in the end nothing much has changed.
+# Key presses for each kind of control that leave its value nearly unchanged in the end.
 KEYS = {
     "range": ("ArrowRight", "ArrowLeft"),
     "checkbox": ("Space", "Space"),
@@ -253,7 +253,7 @@ def test_interrupting_running_again_closing_and_restarting_leave_one_lab_that_wo
     at = step(lab)
     until(page, lambda: step(lab) > at + 20, "an interrupt of the kernel is no pause")
 
-    command(page, "notebook:clear-all-cell-outputs")  # its view is closed, and it trains on
+    command(page, "notebook:clear-all-cell-outputs")  # its view is closed, and it continues training
     page.wait_for_function("() => document.querySelectorAll('.saelab-training-lab').length === 0")
     page.locator(".jp-CodeCell").nth(1).locator(".cm-content").click()
     page.keyboard.press("Control+Enter")

@@ -1,4 +1,4 @@
-"""The repository's address: one setting, one command, and what follows from both."""
+"""The repository's address: the setting, the command, and the files written from them."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ COMMAND = ROOT / "tools" / "address.py"
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A copy of what the command writes to, the address taken back if this clone has one."""
+    """A copy of the files that the command writes, without an address even if this clone has one."""
     for name in ("pyproject.toml", "README.md", "CITATION.cff"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(
@@ -26,7 +26,7 @@ def clone(tmp_path: Path) -> Path:
 
 
 def address(clone: Path, *options: str, code: int = 0) -> str:
-    """Run the command on a copy; what it printed."""
+    """Run the command on a copy and return what it printed."""
     command = [sys.executable, str(COMMAND), "--root", str(clone), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
@@ -80,7 +80,7 @@ def test_links_open_each_tutorial_where_it_is(clone: Path) -> None:
         )
         link = f"https://mybinder.org/v2/gh/a-school/course/main?urlpath=lab/tree/tutorials/{path.name}"
         assert f"({link})" in head.source
-        # Whoever opens the notebook asks no other host for a picture.
+        # Opening the notebook requests no picture from another host.
         assert (
             "](data:image/svg+xml;base64," in head.source
             and "](https://colab.research.google.com/assets" not in head.source

@@ -1,4 +1,4 @@
-"""What tells others how to cite and to build SAELab agrees with SAELab."""
+"""The files for citing and building SAELab agree with SAELab itself."""
 
 import os
 import re
@@ -18,7 +18,7 @@ BINDER = ROOT / "binder"
 
 def test_citation_is_of_this_version_and_names_no_address_but_the_one_that_is_set() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    # What the format 1.2.0 demands, and the fields that it knows of those that matter here.
+    # The fields that format 1.2.0 requires, and the optional ones that matter here.
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
     assert citation.keys() <= {
         *("cff-version", "message", "type", "title", "abstract", "authors", "version", "date-released", "license"),

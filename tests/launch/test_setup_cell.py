@@ -16,14 +16,14 @@ TUTORIALS = Path(__file__).parents[2] / "tutorials"
 
 @pytest.fixture
 def source() -> str:
-    """The setup cell of the first tutorial; that all have the same, tests of the address say."""
+    """The setup cell of the first tutorial; the tests of the address check that all tutorials have the same."""
     cells = json.loads((TUTORIALS / "00_start_here.ipynb").read_text())["cells"]
     return "".join(next(cell for cell in cells if cell["id"] == "setup")["source"])
 
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The commands that were run; none is, really."""
+    """The commands that would have been run; none is executed."""
     commands: list[list[str]] = []
 
     def record(command: list[str], **_: Any) -> None:

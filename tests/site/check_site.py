@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 SITE = ROOT / "build" / "site"
 PAGES = sorted(path.relative_to(SITE).as_posix() for path in SITE.rglob("*.html"))
 LOADS = {("img", "src"), ("script", "src"), ("iframe", "src"), ("link", "href"), ("source", "srcset")}
-"""What a browser fetches by itself."""
+"""The URLs that a browser fetches by itself."""
 LOOKS: dict[str, tuple[Literal["light", "dark"], int]] = {
     "light": ("light", 1280),
     "dark": ("dark", 1280),
@@ -32,7 +32,7 @@ LOOKS: dict[str, tuple[Literal["light", "dark"], int]] = {
 
 
 class _Links(HTMLParser):
-    """Anchors of a page, and where it leads."""
+    """The anchors of a page, and the targets of its links."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class _Links(HTMLParser):
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Suppress the log."""
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +71,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(params=LOOKS)
 def page(browser: Browser, address: str, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """A page in each look; an error in its console and a request to another host fail the test."""
+    """A page in each theme; an error in its console or a request to another host fails the test."""
     scheme, width = LOOKS[request.param]
     context = browser.new_context(
         viewport={"width": width, "height": 900},
@@ -155,7 +155,7 @@ def test_tutorials_have_their_formulas_and_folded_solutions_with_coloured_code(p
 
 
 def press(selector: str, key: str) -> Callable[[Frame], None]:
-    """A move by keyboard, on the first control that matches."""
+    """Press a key on the first control that matches."""
 
     def move(frame: Frame) -> None:
         frame.locator(selector).first.press(key)
@@ -178,7 +178,7 @@ def test_a_widget_in_the_gallery_fits_its_frame_follows_the_theme_and_answers(pa
     element = page.locator(f"iframe[title={name}]")
     assert element.get_attribute("loading") == "lazy"
     frame = _frame(page, element)
-    # As high as what is in it, at any width.
+    # As high as its content, at any width.
     page.wait_for_function(
         """name => {
             const frame = document.querySelector(`iframe[title=${name}]`);

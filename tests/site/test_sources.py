@@ -1,4 +1,4 @@
-"""What the site is made of, before Sphinx sees it; `make check-site` tests the site itself."""
+"""The sources of the site, before Sphinx reads them; `make check-site` tests the site itself."""
 
 import json
 import sys

@@ -1,7 +1,7 @@
 """Execute tutorials and keep their outputs: `make tutorials`, or `python tests/tutorials/execute.py 02 04` for some.
 
-What stays is what shows everywhere and does not change from run to run: text and pictures. A widget keeps its picture
-only, since its live view would need a kernel; timestamps and progress bars go.
+Kept are the outputs that show everywhere and do not change from run to run: text and pictures. A widget keeps only its
+picture, since its live view would need a kernel; timestamps and progress bars are dropped.
 """
 
 import re
@@ -35,7 +35,7 @@ def clean(notebook: nbformat.NotebookNode) -> None:
 
 
 def peak_memory(pid: int) -> float:
-    """The most resident memory that a process has had so far, in bytes; NaN where the system keeps no such count."""
+    """Peak resident memory of a process so far, in bytes; NaN if the system does not record it."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -44,7 +44,7 @@ def peak_memory(pid: int) -> float:
 
 
 def execute(path: Path) -> tuple[float, float]:
-    """Execute one notebook and keep its outputs; seconds with the kernel's start, and the kernel's peak memory."""
+    """Execute one notebook and keep its outputs; return seconds, with the kernel's start, and its peak memory."""
     notebook = nbformat.read(path, as_version=4)
     client: Any = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": path.parent}})
     peak = 0.0

@@ -1,11 +1,11 @@
-"""The numbers that a tutorial's prose claims, and whether a cell above computes them.
+"""Find the numbers that a tutorial's prose claims, and check that a cell above computes them.
 
-A number in prose counts as computed where it stands in the text output of a cell above, at the precision of the prose
-or a finer one, or is a number in the code of a cell above. References are no claims: to a section, an equation,
-another tutorial, a year.
+A number in prose counts as computed if it appears in the text output of a cell above, at the precision of the prose
+or a finer one, or in the code of a cell above. References to a section, an equation, another tutorial or a year are
+not claims.
 """
 
-# Typographic signs are what prose has.
+# Prose has typographic signs.
 # ruff: noqa: RUF001
 
 import ast
@@ -28,7 +28,7 @@ NO_CLAIMS = [
         r"\$\$.+?\$\$",
         r"\$[^$\n]+(?:\n[^$\n]+)*\$",
         r"\[[^\[\]]*\]\([^()\s]*\.ipynb\)",  # another tutorial
-        r"(?<=\])\([^()\s]*\)",  # where a link leads
+        r"(?<=\])\([^()\s]*\)",  # a link's target
         r"https?://\S+",
         r"<[^<>]+>",
         r"^ *#+ [^\n]*$",
@@ -48,21 +48,21 @@ _NUMBER = re.compile(
 
 
 class Number(NamedTuple):
-    """A number as it is written."""
+    """A number as written in the text."""
 
     text: str
     value: float
-    """A share, where a percent sign follows."""
+    """A fraction, if a percent sign follows."""
     unit: float
-    """Of its last digit: 0.01 for 0.85, and for 85 %."""
+    """Unit of the last digit: 0.01 for 0.85, and for 85 %."""
 
     def says(self, other: "Number") -> bool:
-        """Whether ``other``, rounded as this one is, is this one; what is known less exactly says nothing."""
+        """Whether ``other``, rounded like this one, equals it; a less precise ``other`` never does."""
         return other.unit <= self.unit * 1.001 and abs(self.value - other.value) <= self.unit * 0.5001
 
 
 def numbers(text: str) -> Iterator[Number]:
-    """All numbers of a text that are no part of a word."""
+    """All numbers of a text that are not part of a word."""
     for match in _NUMBER.finditer(text):
         decimals = match["decimals"] or ""
         exponent = int((match["exponent"] or "e0")[1:]) - (2 if match["percent"] else 0)
@@ -80,7 +80,7 @@ def claims(markdown: str) -> list[Number]:
 
 
 def numbers_in_code(source: str) -> Iterator[Number]:
-    """The numbers that a cell's code is written with; exact, so of no last digit."""
+    """The numbers in a cell's code; they are exact, so their unit is zero."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Constant) and type(node.value) in (int, float):
             assert isinstance(node.value, int | float)
@@ -88,7 +88,7 @@ def numbers_in_code(source: str) -> Iterator[Number]:
 
 
 def text_of(cell: NotebookNode) -> str:
-    """What a cell has put out, as text."""
+    """A cell's output, as text."""
     return "\n".join(output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.outputs)
 
 

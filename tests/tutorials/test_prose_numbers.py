@@ -1,6 +1,6 @@
-"""The test of the tutorials' numbers can fail, and does not fail for what is no claim."""
+"""The check of the tutorials' numbers finds wrong numbers, and accepts what is not a claim."""
 
-# Typographic signs are what prose has.
+# Prose has typographic signs.
 # ruff: noqa: RUF001
 
 import sys

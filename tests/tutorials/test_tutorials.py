@@ -1,6 +1,6 @@
-"""What a reader finds in a committed tutorial before running anything, and that its exercises can be solved.
+"""What a reader finds in a committed tutorial before running anything, and whether its exercises can be solved.
 
-That the notebooks run is nbval's part of the suite.
+nbval tests that the notebooks run.
 """
 
 import ast
@@ -34,7 +34,7 @@ def is_tagged(cell: NotebookNode, tag: str) -> bool:
 
 
 def imports_of(cells: list[NotebookNode]) -> str:
-    """All imports of code cells, without what else these do."""
+    """All imports of code cells, without their other statements."""
     trees = [ast.parse(cell.source) for cell in cells if cell.cell_type == "code"]
     return "\n".join(
         ast.unparse(line) for tree in trees for line in tree.body if isinstance(line, ast.Import | ast.ImportFrom)
@@ -74,7 +74,7 @@ def test_exercises_are_open_as_they_stand_and_their_solutions_pass(path: Path) -
     checks = [index for index, cell in enumerate(cells) if is_tagged(cell, "check")]
     assert 2 <= len(exercises) <= 4
     assert checks == [index + 1 for index in exercises]
-    namespace: dict[str, Any] = {}  # of one notebook: a solution may use those above it
+    namespace: dict[str, Any] = {}  # shared within a notebook: a solution may use those above it
     for index in exercises:
         stub, check, below = (cell.source for cell in cells[index : index + 3])
         (line,) = ast.parse(check).body

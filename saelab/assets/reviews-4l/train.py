@@ -3,9 +3,9 @@
     python train.py --out runs/reviews-4l                       # stanfordnlp/imdb from the Hugging Face hub
     python train.py --out runs/reviews-4l --data FILE_OR_FOLDER # parquet with a column `text`
 
-Kill it at any moment and run the same line again: it goes on from the last checkpoint in `--out`. Every batch depends
+If it is killed, run the same line again: it resumes from the last checkpoint in `--out`. Every batch depends
 only on (seed, step), so an interrupted run and an uninterrupted one agree up to rounding. Needs `saelab[lab]` and
-torch >= 2.9 (for Muon); `--no-compile` where there is no C++ compiler. The finished Hugging Face folder is `OUT/model`.
+torch >= 2.9 (for Muon); pass `--no-compile` without a C++ compiler. The finished Hugging Face folder is `OUT/model`.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from saelab.data.language_models import clean_review
 BOS = "<|endoftext|>"  # id 0: starts every context and separates reviews
 VOCABULARY = 8192
 CONTEXT = 128
-REVIEW_STARTS = 0.3  # share of contexts that begin where a review begins; the others begin anywhere
+REVIEW_STARTS = 0.3  # fraction of contexts that begin where a review begins; the others begin anywhere
 
 
 def read_reviews(data: Path | None) -> list[str]:
@@ -53,7 +53,7 @@ def train_tokenizer(reviews: list[str]) -> Tokenizer:
 
 
 def token_stream(tokenizer: Tokenizer, reviews: list[str]) -> np.ndarray:
-    """BOS review BOS review ...: uint16, (n_tokens,)."""
+    """Token ids of BOS, review, BOS, review, ... as uint16, (n_tokens,)."""
     pieces: list[np.ndarray] = []
     for start in tqdm(range(0, len(reviews), 1000), desc="tokenizing", unit="k reviews"):
         pieces += [np.array([0, *e.ids], np.uint16) for e in tokenizer.encode_batch(reviews[start : start + 1000])]
@@ -61,7 +61,7 @@ def token_stream(tokenizer: Tokenizer, reviews: list[str]) -> np.ndarray:
 
 
 def prepare(data: Path | None, out: Path, seed: int, n_held_out: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tokenizer and token streams (train, held out), made once and kept in `out`."""
+    """Return the token streams (train, held out); they and the tokenizer are made once and kept in `out`."""
     kept = out / "tokens.npz"
     if not kept.exists():
         reviews = read_reviews(data)
@@ -81,7 +81,7 @@ def prepare(data: Path | None, out: Path, seed: int, n_held_out: int) -> tuple[n
 
 
 def batch(stream: np.ndarray, review_starts: np.ndarray, size: int, seed: int, step: int) -> torch.Tensor:
-    """Contexts for one step, (size, CONTEXT + 1); each begins with BOS, as it does wherever the model is used."""
+    """Contexts for one step, (size, CONTEXT + 1); each begins with BOS, as always when the model is used."""
     rng = np.random.default_rng([seed, step])
     last = len(stream) - CONTEXT - 1
     anywhere = rng.integers(0, last, size)
@@ -93,7 +93,7 @@ def batch(stream: np.ndarray, review_starts: np.ndarray, size: int, seed: int, s
 
 
 def loss_of(model: GPT2LMHeadModel, tokens: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy in nats a token; the float32 logits never leave this function, so a compiler can fuse it."""
+    """Mean cross-entropy in nats per token; the float32 logits stay in this function, so a compiler can fuse it."""
     with torch.autocast(tokens.device.type, dtype=torch.bfloat16):
         hidden = model.transformer(tokens[:, :-1], use_cache=False).last_hidden_state
         logits = hidden @ model.transformer.wte.weight.T
@@ -102,7 +102,7 @@ def loss_of(model: GPT2LMHeadModel, tokens: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def held_out_loss(model: GPT2LMHeadModel, stream: np.ndarray) -> float:
-    """Nats a token over consecutive windows of the held-out reviews, each read with BOS in front."""
+    """Loss in nats per token over consecutive windows of the held-out reviews, each read with BOS in front."""
     n_windows = (len(stream) - 1) // CONTEXT
     windows = torch.from_numpy(stream[np.arange(n_windows)[:, None] * CONTEXT + np.arange(CONTEXT + 1)])
     windows[:, 0] = 0
@@ -113,7 +113,7 @@ def held_out_loss(model: GPT2LMHeadModel, stream: np.ndarray) -> float:
 
 
 def learning_rate(step: int, n_steps: int, peak: float) -> float:
-    """Warm-up over 200 steps, constant, then linear to 0 over the last 60 %: until then `--tokens` may be changed."""
+    """Warm-up over 200 steps, constant, then linear to 0 over the last 60 %; `--tokens` may be changed until then."""
     return peak * min(1.0, (step + 1) / 200, (n_steps - step) / (0.6 * n_steps))
 
 
