@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import traitlets
@@ -21,6 +21,7 @@ from saelab_widgets.materials import default_sweep, probe_accuracy
 from saelab_widgets.pictures import INK, as_png, plain_axes
 from saelab_widgets.quantities import ARCHITECTURE_COLORS, ARCHITECTURE_LABELS, COLORS, quantity
 from saelab_widgets.sources import HasSAE
+from saelab_widgets.specs import QuantitySpec, SeriesSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,7 +174,7 @@ class ParetoExplorer(Instrument, HasSAE):
     def sentiment(self) -> SentimentSplit | None:
         return self._sentiment() if self._sentiment is not None else None
 
-    def table_frame(self) -> "pd.DataFrame":
+    def frame(self) -> "pd.DataFrame":
         """The table, as a pandas DataFrame of its own; `chosen` counts its rows."""
         return self._table.copy()
 
@@ -317,13 +318,16 @@ def _numeric_columns(table: "pd.DataFrame") -> dict[str, NDArray[np.float64]]:
     return found
 
 
-def _quantity(name: str, numbers: NDArray[np.float64]) -> dict[str, Any]:
+def _quantity(name: str, numbers: NDArray[np.float64]) -> QuantitySpec:
     """How the front end writes and draws one column."""
     finite = numbers[np.isfinite(numbers)]
     spec = quantity(name, digits=_digits(finite))
     spans = bool(finite.min() > 0 and finite.max() >= LOG_SPAN * finite.min())
-    scales = {"x": "log" if spans else "linear", "y": "log" if spans and spec["scale"] == "log" else "linear"}
-    return {**spec, "scales": scales}
+    log = {"x": spans, "y": spans and spec["scale"] == "log"}
+    named = {key: value for key, value in spec.items() if key in QuantitySpec.__annotations__}
+    return cast(
+        QuantitySpec, {**named, "scales": {axis: "log" if is_log else "linear" for axis, is_log in log.items()}}
+    )
 
 
 def _digits(finite: NDArray[np.float64]) -> int:
@@ -362,7 +366,7 @@ def _text(value: Any) -> str:
     return "" if pd.api.types.is_scalar(value) and pd.isna(value) else str(value)
 
 
-def _series(architectures: list[str]) -> list[dict[str, str]]:
+def _series(architectures: list[str]) -> list[SeriesSpec]:
     """What the trait ``series`` holds."""
     others = [name for name in architectures if name not in ARCHITECTURE_LABELS]
     looks = {name: _OTHER_LOOKS[index % len(_OTHER_LOOKS)] for index, name in enumerate(others)}

@@ -1,6 +1,9 @@
 """The one vocabulary of all widgets: what each quantity and each knob is called, its colour, unit, digits and range."""
 
-from typing import Any
+from typing import Any, cast
+
+from saelab.sae.base import ARCHITECTURES
+from saelab_widgets.specs import ChartSpec, ColorSpec, KnobSpec, LineSpec
 
 COLORS = {
     "l0": "#0072B2",
@@ -180,10 +183,29 @@ _KNOBS: dict[str, dict[str, Any]] = {
 }
 
 
-def chart(column: str, **changes: Any) -> dict[str, Any]:
+_PALETTE: dict[str, ColorSpec] = {
+    "l0": {"light": "#0072b2", "dark": "#56b4e9"},
+    "gamma": {"light": "#d55e00", "dark": "#f0803c", "light_ink": "#b84f00"},
+    "fvu": {"light": "#009e73", "dark": "#2dbd92", "light_ink": "#00795a"},
+    "probe": {"light": "#cc79a7", "dark": "#d98db6", "light_ink": "#a84c80"},
+    "dead": {"light": "#6b6b6b", "dark": "#a6a6a6"},
+    "loss": {"light": "#a67c00", "dark": "#d9b53f", "light_ink": "#7a5c00"},
+}
+"""Okabe-Ito, one hue a quantity: 3:1 against the page for lines, and 4.5:1 for the ink of text."""
+
+
+def palette() -> dict[str, ColorSpec]:
+    """Every colour that charts and series name: those of quantities and of the registered architectures."""
+    looks: dict[str, ColorSpec] = {
+        name: {"light": sae.look.light, "dark": sae.look.dark} for name, sae in ARCHITECTURES.items()
+    }
+    return {**_PALETTE, **looks}
+
+
+def chart(column: str, **changes: Any) -> ChartSpec:
     """The front end's specification of a chart of one quantity, with what this widget says differently."""
     usual: dict[str, Any] = {"unit": "", "scale": "linear", "reference": None, "others": [], "digits": 3}
-    return {"column": column, **usual, **_CHARTS[column], **changes}
+    return cast(ChartSpec, {"column": column, **usual, **_CHARTS[column], **changes})
 
 
 def quantity(column: str, digits: int) -> dict[str, Any]:
@@ -192,19 +214,20 @@ def quantity(column: str, digits: int) -> dict[str, Any]:
     What this module does not know is called after its column, and written with so many ``digits``.
     """
     plain = {"label": column.replace("_", " "), "help": "", "color": "text", "digits": digits}
-    known = chart(column) if column in _CHARTS else {"column": column, "unit": "", "scale": "linear", "reference": None}
+    unknown = {"column": column, "unit": "", "scale": "linear", "reference": None}
+    known = chart(column) if column in _CHARTS else unknown
     return {**plain, **known, **_IN_A_SWEEP.get(column, {})}
 
 
-def other_line(column: str, label: str, color: str) -> dict[str, str]:
+def other_line(column: str, label: str, color: str) -> LineSpec:
     """A further, dashed line of a chart; ``color`` is one of `COLORS`."""
     return {"column": column, "label": label, "color": color}
 
 
-def knob(name: str, **changes: Any) -> dict[str, Any]:
+def knob(name: str, **changes: Any) -> KnobSpec:
     """The front end's specification of one slider, bound to the trait ``name``.
 
     A knob that this module does not know needs at least ``label``, ``help``, ``min``, ``max`` and ``default``.
     """
     usual: dict[str, Any] = {"name": name, "symbol": "", "unit": "", "step": 0.05, "scale": "linear", "paper": None}
-    return {**usual, **_KNOBS.get(name, {}), **changes}
+    return cast(KnobSpec, {**usual, **_KNOBS.get(name, {}), **changes})

@@ -27,6 +27,7 @@ from saelab_widgets.materials import DEFAULT_HOOK, HELD_OUT, activations_at, sni
 from saelab_widgets.pictures import line_charts_png
 from saelab_widgets.quantities import ARCHITECTURE_LABELS, chart, knob, other_line
 from saelab_widgets.sources import HasSAE
+from saelab_widgets.specs import ChartSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,7 +122,7 @@ class TrainingLab(Instrument, HasSAE):
     n_steps = traitlets.Int(20_000).tag(sync=True)
     steps_per_second = traitlets.Float(0.0).tag(sync=True)
     history = traitlets.Bytes(b"").tag(sync=True)
-    """The rows on the screen, float32, with the columns of `columns`; `history_frame` reads it."""
+    """The rows on the screen, float32, with the columns of `columns`; `frame` reads it."""
     columns = traitlets.List(traitlets.Unicode(), list(COLUMNS)).tag(sync=True)
     events = traitlets.List(traitlets.Dict()).tag(sync=True)
     """When a knob moved: ``{"step": ..., "label": ...}``."""
@@ -288,7 +289,7 @@ class TrainingLab(Instrument, HasSAE):
     def export(self, folder: str | os.PathLike[str] | None = None) -> Path:
         """Write the SAE, the curves and the settings as they stand to a new folder, and return it.
 
-        ``sae.safetensors`` is what `saelab.load` takes, ``history.csv`` is `history_frame`, ``settings.json`` says how
+        ``sae.safetensors`` is what `saelab.load` takes, ``history.csv`` is `frame`, ``settings.json`` says how
         to make the run again.
 
         Parameters
@@ -307,7 +308,7 @@ class TrainingLab(Instrument, HasSAE):
             path = Path(folder) if folder is not None else self._free_folder()
             path.mkdir(parents=True)
             saelab.save(self.sae, path / "sae.safetensors")
-            self.history_frame().to_csv(path / "history.csv", index=False)
+            self.frame().to_csv(path / "history.csv", index=False)
             settings = {name: getattr(self, name) for name in (*SETUP, *KNOBS, "step")}
             settings |= {"d_sae": self._d_sae, "batch_size": BATCH_SIZE, "events": self.events}
             (path / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
@@ -331,7 +332,7 @@ class TrainingLab(Instrument, HasSAE):
             self._loop.stop()
         super().close()
 
-    def history_frame(self) -> "pd.DataFrame":
+    def frame(self) -> "pd.DataFrame":
         """What the charts show, as a pandas DataFrame; NaN where the probe was not measured.
 
         ``loss = reconstruction + sparsity + auxiliary``: the last two include their coefficients.
@@ -350,7 +351,7 @@ class TrainingLab(Instrument, HasSAE):
             charts = [
                 {**one, "others": [line for line in one["others"] if line["column"] != "auxiliary"]} for one in charts
             ]
-        return line_charts_png(self.history_frame(), charts, title=self._settings_line())
+        return line_charts_png(self.frame(), charts, title=self._settings_line())
 
     def _settings_line(self) -> str:
         auxiliary = f"auxiliary {self.aux_coefficient:g}, " if self.architecture == "gated" else ""
@@ -489,7 +490,7 @@ class TrainingLab(Instrument, HasSAE):
         self.events = events[-MAX_EVENTS:]
 
 
-def _charts(raw: ProbeReport | None) -> list[dict[str, Any]]:
+def _charts(raw: ProbeReport | None) -> list[ChartSpec]:
     terms = [
         other_line("reconstruction", "reconstruction", "fvu"),
         other_line("sparsity", "L1 term", "l0"),
