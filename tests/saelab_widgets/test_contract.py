@@ -115,7 +115,7 @@ def synced(traits: Mapping[str, Any]) -> dict[str, Member]:
 
 def kind_of_trait(trait: Any) -> str:
     if isinstance(trait, traitlets.Enum):
-        return kind_of_type(Literal[tuple(trait.values or ())])
+        return kind_of_type(Literal[tuple(trait.values or ())])  # noqa: PD011
     kinds = {
         traitlets.Bool: "boolean",
         traitlets.Int: "number",

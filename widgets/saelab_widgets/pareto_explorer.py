@@ -253,9 +253,9 @@ class ParetoExplorer(Instrument, HasSAE):
         x, y = self._numbers[self.x], self._numbers[self.y]
         looks = {one["value"]: one for one in self.series}
         lines: dict[int, list[int]] = {}
-        for row in np.argsort(x, kind="stable"):
-            if self.saes[row]["architecture"] in self.architectures and np.isfinite([x[row], y[row]]).all():
-                lines.setdefault(self.saes[row]["line"], []).append(int(row))
+        for row in rows_along(x, y):
+            if self.saes[row]["architecture"] in self.architectures:
+                lines.setdefault(self.saes[row]["line"], []).append(row)
         labelled: set[str] = set()
         for _, rows in sorted(lines.items()):
             look = looks[self.saes[rows[0]]["architecture"]]
@@ -272,6 +272,11 @@ class ParetoExplorer(Instrument, HasSAE):
                 "markeredgewidth": 2,
             }
             ax.plot(x[self.chosen], y[self.chosen], "o", **ring)
+
+
+def rows_along(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[int]:
+    """Rows that have a place on both axes, in the order of a line through them: of x, then y, as in the page."""
+    return [int(row) for row in np.lexsort((y, x)) if np.isfinite([x[row], y[row]]).all()]
 
 
 def _read(table: object) -> "pd.DataFrame":
