@@ -55,7 +55,7 @@ def sentiment(small: ActivationStore) -> SentimentSplit:
 
 @pytest.fixture
 def browser(model: Any, small: ActivationStore, sentiment: SentimentSplit) -> FeatureBrowser:
-    return FeatureBrowser(sparse_sae(), small, model, sentiment)
+    return FeatureBrowser(sparse_sae(), small, model, sentiment=sentiment)
 
 
 def listing(browser: FeatureBrowser) -> np.ndarray:

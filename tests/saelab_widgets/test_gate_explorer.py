@@ -63,7 +63,7 @@ def whole_sae(explorer: GateExplorer, own: float) -> tuple[float, float, float]:
 
 @pytest.fixture
 def explorer() -> Iterator[GateExplorer]:
-    explorer = GateExplorer(random_sae(), inputs(), sentiment())
+    explorer = GateExplorer(random_sae(), inputs(), sentiment=sentiment())
     yield explorer
     explorer.close()
 
@@ -196,7 +196,7 @@ def test_wrong_arguments_are_refused_with_what_is_allowed(tmp_path: Path) -> Non
         GateExplorer(random_sae(), inputs(), n_rows=1)
     wide = SentimentSplit(*[LabelledActivations(torch.randn(8, 9), torch.arange(8) % 2)] * 2)
     with pytest.raises(ValueError, match="probe's inputs have width 9"):
-        GateExplorer(random_sae(), inputs(), wide)
+        GateExplorer(random_sae(), inputs(), sentiment=wide)
     with pytest.raises(TypeError, match="path of its file"):
         GateExplorer(3, inputs())  # type: ignore[arg-type]
     save(random_sae(), tmp_path / "sae.safetensors")
@@ -306,7 +306,7 @@ def test_picture_is_a_small_png(explorer: GateExplorer) -> None:
 
 
 def test_a_saved_page_waits_for_every_curve_and_has_no_path_of_this_machine(tmp_path: Path) -> None:
-    explorer = GateExplorer(random_sae(), inputs(), sentiment())
+    explorer = GateExplorer(random_sae(), inputs(), sentiment=sentiment())
     page = explorer.save_html(tmp_path / "gate.html").read_text()
     assert explorer.frame().fvu.notna().all()
     state = json.loads(page.split('id="saelab-state">')[1].split("</script>")[0])

@@ -115,8 +115,8 @@ class GateExplorer(Instrument, HasSAE):
         self,
         sae: Source | None = None,
         activations: Tensor | ActivationStore | None = None,
-        sentiment: SentimentSplit | None = None,
         *,
+        sentiment: SentimentSplit | None = None,
         feature: int | None = None,
         n_rows: int = 1024,
     ) -> None:

@@ -210,7 +210,8 @@ export function createLineChart(spec: ChartSpec, life: AbortSignal, options: Lin
       latest = data;
       plot.showValue(current()[1]);
       keys.forEach((key, index) => {
-        key.hidden = !isDrawable(data.others[index] ?? [], spec.scale);
+        // It keeps its place, so that nothing on the page moves.
+        key.classList.toggle("saelab-hidden", !isDrawable(data.others[index] ?? [], spec.scale));
       });
       const ghosts = (data.ghosts ?? []).map(({ y }) => y);
       const fixed = [spec.least ?? NaN, spec.reference?.value ?? NaN];
