@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 from saelab_widgets.instrument import NOT_THE_WIDGETS_OWN, Instrument
+from saelab_widgets.quantities import palette
 
 sys.path.insert(0, str(Path(__file__).parent))
 from chromium import FLAGS, find_chromium, root_flags  # type: ignore[import-not-found]
@@ -128,6 +129,7 @@ def mount(page: Page) -> Mount:
     ) -> Page:
         if isinstance(traits, Instrument):
             traits = {key: value for key, value in traits.get_state().items() if key not in NOT_THE_WIDGETS_OWN}
+        traits = {"palette": palette(), **traits}
         light, style = THEMES[theme]
         attributes = f'data-jp-theme-light="{light}" style="{style}"' if body is None else body
         html = (

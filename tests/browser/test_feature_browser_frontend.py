@@ -35,7 +35,7 @@ def browser_widget(model: Any, store: ActivationStore) -> FeatureBrowser:
         sae.b_enc[DEAD] = -1e6
     codes = sae.encode(small.activations[:400]).detach()
     part = LabelledActivations(small.activations[:400], (codes[:, 7] > codes[:, 7].median()).long())
-    return FeatureBrowser(sae, small, model, LabelledSplit(part, part))
+    return FeatureBrowser(sae, small, model, sentiment=LabelledSplit(part, part))
 
 
 @pytest.fixture

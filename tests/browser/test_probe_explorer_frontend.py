@@ -110,7 +110,7 @@ def listed(page: Page) -> list[int]:
 
 def test_every_number_in_the_page_is_the_one_in_python(mount: Mount, explorer: ProbeExplorer) -> None:
     page = mount("probe_explorer", explorer)
-    table = explorer.table()
+    table = explorer.frame()
     for layer in LAYERS:
         page.get_by_role("radio", name=str(layer), exact=True).check()
         for l1 in L1S:
@@ -272,7 +272,7 @@ def test_the_chart_has_every_accuracy_with_its_interval(mount: Mount, explorer: 
     assert chart.locator(".saelab-interval").count() == 9
     assert chart.locator(".saelab-here").count() == 1
     # Heights on the page are linear in what they stand for.
-    table = explorer.table()
+    table = explorer.frame()
     table = table[(table.l1_coefficient == 2.0) & (table.held_out == "stratified")]
     order = [name for name in ("activations", "pca", "codes") for _ in LAYERS]  # the selected one lies on top
     lengths = chart.locator(".saelab-interval").evaluate_all(

@@ -81,8 +81,8 @@ def assert_row(page: Page, row: Any, when: str = "after") -> None:
 
 def test_every_number_of_every_sae_and_repair_is_pythons(mount: Mount, explorer: ShrinkageExplorer) -> None:
     explorer.rescale, explorer.shift = 1.3, -0.35  # which switches some codes off
-    tables = {kind: explorer.table(kind) for kind in ("each_feature", "best_two", "by_hand")}
-    before = explorer.table()
+    tables = {kind: explorer.frame(kind) for kind in ("each_feature", "best_two", "by_hand")}
+    before = explorer.frame()
     page = mount(NAME, explorer)
     for kind, table in tables.items():
         for row, trained in zip(table.itertuples(), before.itertuples(), strict=True):
@@ -234,7 +234,7 @@ def test_each_features_own_repair_appears_when_python_has_fitted_it(mount: Mount
     explorer.fit_all(progress=False)
     send_fits(page, explorer.fits)
     assert (note.text_content() or "").startswith("A RescaleShiftSAE, trained here: rescale ")
-    assert_row(page, explorer.table("each_feature").iloc[1])
+    assert_row(page, explorer.frame("each_feature").iloc[1])
     repair(page, "by_hand").check()
     assert slider(drawn(page), "shift").is_enabled()
 
@@ -282,7 +282,7 @@ def test_buffers_that_colab_dropped_are_asked_for_and_read_as_they_come(
     for name in BUFFERS:
         text = base64.b64encode(getattr(explorer, name)).decode()
         page.evaluate("([name, text]) => model.set(name, bytes(text))", [name, text])
-    assert number(drawn(page), "fvu") == pytest.approx(explorer.table().fvu.iloc[1], rel=1e-5)
+    assert number(drawn(page), "fvu") == pytest.approx(explorer.frame().fvu.iloc[1], rel=1e-5)
 
 
 def test_text_from_python_is_never_markup(mount: Mount, explorer: ShrinkageExplorer) -> None:
@@ -364,7 +364,7 @@ def test_moving_a_slider_moves_nothing_else_on_the_page(mount: Mount, explorer: 
 def test_a_page_with_no_kernel_computes_everything_but_new_fits(
     page: Page, explorer: ShrinkageExplorer, tmp_path: Path
 ) -> None:
-    table = explorer.table("best_two")
+    table = explorer.frame("best_two")
     page.goto(explorer.save_html(tmp_path / "without.html").as_uri())
     drawn(page)
     repair(page, "best_two").check()
@@ -385,7 +385,7 @@ def test_a_page_with_no_kernel_computes_everything_but_new_fits(
     slider(page, "l1_coefficient").focus()
     page.keyboard.press("End")
     drawn(page)
-    assert_row(page, explorer.table("each_feature").iloc[2])
+    assert_row(page, explorer.frame("each_feature").iloc[2])
 
 
 def test_closing_the_widget_leaves_nothing_behind(mount: Mount, explorer: ShrinkageExplorer) -> None:

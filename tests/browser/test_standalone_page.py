@@ -26,7 +26,7 @@ def test_a_saved_page_shows_the_curves_and_turns_off_what_needs_python(
     page.goto(path.as_uri())
     page.wait_for_selector("path.saelab-line[d^=M]")
     shown = page.locator("[data-chart=l0]").get_attribute("data-value")
-    assert float(shown or "nan") == pytest.approx(lab.history_frame().l0.iloc[-1], rel=1e-6)
+    assert float(shown or "nan") == pytest.approx(lab.frame().l0.iloc[-1], rel=1e-6)
     assert page.locator("path.saelab-ghost").count() == 5
     assert page.locator(".saelab-status [role=status]").last.inner_text() == lab.status
     for control in page.locator("button, input, select").all():

@@ -225,6 +225,31 @@ def test_every_chart_shows_its_curve_and_its_latest_value(mount: Mount) -> None:
     assert label == f"Active features (L0): {last[1]:.1f} per token."
 
 
+def test_a_line_without_a_number_to_draw_is_not_drawn_and_has_no_key(mount: Mount) -> None:
+    page = mount("training_lab", traits())
+    wait_for_draws(page)
+    key = page.locator('[data-chart="probe_accuracy"] .saelab-chart-key')
+    line = page.locator('[data-chart="probe_accuracy"] .saelab-line-secondary')
+    assert key.is_visible() and line.get_attribute("d")
+    train = COLUMNS.index("probe_train_accuracy")
+    send_history(page, [(*row[:train], math.nan, *row[train + 1 :]) for row in training_rows()])
+    assert not key.is_visible() and not line.get_attribute("d")
+    send_history(page, training_rows())
+    assert key.is_visible() and line.get_attribute("d")
+
+
+def test_a_new_palette_is_applied_at_once_and_takes_the_old_ones_place(mount: Mount) -> None:
+    page = mount("training_lab", traits())
+    wait_for_draws(page)
+    stroke = "() => getComputedStyle(document.querySelector('[data-chart=l0] .saelab-line')).stroke"
+    assert page.evaluate(stroke) == "rgb(0, 114, 178)"
+    colors = {"l0": {"light": "#123456", "dark": "#abcdef"}, "gamma": {"light": "red; color: red", "dark": "#000000"}}
+    page.evaluate("(palette) => model.set('palette', palette)", colors)
+    assert page.evaluate(stroke) == "rgb(18, 52, 86)"
+    own = [name for name in (lab(page).get_attribute("style") or "").split() if name.startswith("--saelab")]
+    assert own == ["--saelab-l0:", "--saelab-l0-ink:"]
+
+
 def test_the_counter_and_the_status_say_how_far_the_training_is(mount: Mount) -> None:
     page = mount("training_lab", traits())
     assert page.locator('[data-show="step"]').text_content() == "2,990"

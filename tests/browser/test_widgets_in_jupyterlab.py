@@ -48,7 +48,8 @@ WIDGETS = {
     "shrinkage-explorer": "shrinkage = sw.ShrinkageExplorer(l1_coefficients=(1, 4), noises=(0, 0.2))\nshrinkage",
     "pareto": "pareto = sw.ParetoExplorer(table)\npareto",
     "probe-explorer": "probes = sw.ProbeExplorer(saes, {1: data})\nprobes",
-    "feature-browser": "browser = sw.FeatureBrowser(pareto, store, model, data.split(), n_contexts=4)\nbrowser",
+    "feature-browser": "sentiment = data.split()\n"
+    "browser = sw.FeatureBrowser(pareto, store, model, sentiment=sentiment, n_contexts=4)\nbrowser",
 }
 
 

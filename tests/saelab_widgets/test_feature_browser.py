@@ -55,7 +55,7 @@ def sentiment(small: ActivationStore) -> LabelledSplit:
 
 @pytest.fixture
 def browser(model: Any, small: ActivationStore, sentiment: LabelledSplit) -> FeatureBrowser:
-    return FeatureBrowser(sparse_sae(), small, model, sentiment)
+    return FeatureBrowser(sparse_sae(), small, model, sentiment=sentiment)
 
 
 def listing(browser: FeatureBrowser) -> np.ndarray:

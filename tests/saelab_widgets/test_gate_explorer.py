@@ -63,7 +63,7 @@ def whole_sae(explorer: GateExplorer, own: float) -> tuple[float, float, float]:
 
 @pytest.fixture
 def explorer() -> Iterator[GateExplorer]:
-    explorer = GateExplorer(random_sae(), inputs(), sentiment())
+    explorer = GateExplorer(random_sae(), inputs(), sentiment=sentiment())
     yield explorer
     explorer.close()
 
@@ -78,7 +78,7 @@ def until(condition: Callable[[], bool], seconds: float = 30) -> None:
 @pytest.mark.parametrize("natural", [0.0, 0.3, 1.0])
 def test_curves_are_what_evaluate_says_of_the_applied_sae(explorer: GateExplorer, natural: float) -> None:
     explorer.wait()
-    frame = explorer.curves_frame().set_index(["natural", "threshold"])
+    frame = explorer.frame().set_index(["natural", "threshold"])
     assert len(frame) == len(NATURALS) * len(THRESHOLDS)
     explorer.natural = natural
     for threshold in (-1.0, -0.35, 0.0, 0.35, 4.0):
@@ -135,7 +135,7 @@ def test_shipped_features_run_from_dense_to_rare_and_the_first_is_among_them(exp
 def test_probe_accuracy_is_that_of_the_codes_at_every_fifth_threshold(explorer: GateExplorer) -> None:
     explorer.natural = 0.4
     explorer.wait()
-    frame = explorer.curves_frame()
+    frame = explorer.frame()
     probed = frame.dropna()
     assert sorted(set(probed.natural)) == [0.0, pytest.approx(0.4)]
     assert list(probed[probed.natural == 0].threshold) == list(THRESHOLDS[::5])
@@ -153,8 +153,8 @@ def test_without_probe_inputs_there_is_no_probe_chart() -> None:
     explorer = GateExplorer(random_sae(), inputs())
     explorer.wait()
     assert [chart["column"] for chart in explorer.charts] == ["l0", "gamma", "fvu"]
-    assert explorer.curves_frame().probe_accuracy.isna().all()
-    assert explorer.curves_frame().fvu.notna().all()
+    assert explorer.frame().probe_accuracy.isna().all()
+    assert explorer.frame().fvu.notna().all()
 
 
 def test_moving_thresholds_never_writes_to_the_sae() -> None:
@@ -196,7 +196,7 @@ def test_wrong_arguments_are_refused_with_what_is_allowed(tmp_path: Path) -> Non
         GateExplorer(random_sae(), inputs(), n_rows=1)
     wide = LabelledSplit(*[LabelledActivations(torch.randn(8, 9), torch.arange(8) % 2)] * 2)
     with pytest.raises(ValueError, match="probe's inputs have width 9"):
-        GateExplorer(random_sae(), inputs(), wide)
+        GateExplorer(random_sae(), inputs(), sentiment=wide)
     with pytest.raises(TypeError, match="path of its file"):
         GateExplorer(3, inputs())  # type: ignore[arg-type]
     save(random_sae(), tmp_path / "sae.safetensors")
@@ -242,7 +242,7 @@ def test_it_follows_a_widget_and_keeps_feature_and_knobs() -> None:
     metrics = evaluate(explorer.apply(), inputs())
     assert torch.equal(explorer.sae.W_enc, other.W_enc) and explorer.sae is not other
     assert whole_sae(explorer, 0.3) == pytest.approx((metrics.l0, metrics.gamma, metrics.fvu), rel=1e-5)
-    assert explorer.curves_frame().fvu.notna().all()
+    assert explorer.frame().fvu.notna().all()
     assert explorer.shipped_of
 
 
@@ -306,9 +306,9 @@ def test_picture_is_a_small_png(explorer: GateExplorer) -> None:
 
 
 def test_a_saved_page_waits_for_every_curve_and_has_no_path_of_this_machine(tmp_path: Path) -> None:
-    explorer = GateExplorer(random_sae(), inputs(), sentiment())
+    explorer = GateExplorer(random_sae(), inputs(), sentiment=sentiment())
     page = explorer.save_html(tmp_path / "gate.html").read_text()
-    assert explorer.curves_frame().fvu.notna().all()
+    assert explorer.frame().fvu.notna().all()
     state = json.loads(page.split('id="saelab-state">')[1].split("</script>")[0])
     assert state["kernel"] is False and len(state["shipped_of"]) > 5
     assert str(Path(__file__).parents[2]) not in page

@@ -77,10 +77,10 @@ def test_the_page_gets_every_number_of_the_table(swept: pd.DataFrame) -> None:
 def test_the_table_comes_back_as_it_was_given_and_is_not_the_widgets_own() -> None:
     given = table()
     pareto = ParetoExplorer(given)
-    pd.testing.assert_frame_equal(pareto.table_frame(), given)
-    frame = pareto.table_frame()
+    pd.testing.assert_frame_equal(pareto.frame(), given)
+    frame = pareto.frame()
     frame.loc[0, "l0"] = -1.0
-    assert pareto.table_frame().l0[0] == 80 and given.l0[0] == 80
+    assert pareto.frame().l0[0] == 80 and given.l0[0] == 80
 
 
 def test_loss_recovered_is_on_the_y_axis_where_the_table_has_it_and_else_fvu() -> None:
@@ -223,7 +223,7 @@ def test_a_probe_measures_what_the_table_lacks(swept: pd.DataFrame) -> None:
     sae = saelab.load(swept.path[2])
     with torch.no_grad():
         report = probe(*(LabelledActivations(sae.encode(part.x), part.labels) for part in split))
-    accuracy = pareto.table_frame().probe_accuracy
+    accuracy = pareto.frame().probe_accuracy
     assert accuracy[2] == report.test_accuracy and np.isnan(accuracy[3])
     assert pareto.sentiment is split and pareto.test_x is None
 
@@ -292,7 +292,7 @@ def test_the_default_sweep_is_kept_and_goes_on_where_it_was(tmp_path: Path, monk
     monkeypatch.setattr(materials, "snippets_at", lambda *_: Snippets())
     monkeypatch.setattr(pareto_explorer, "default_sweep", sweep)
     pareto = ParetoExplorer()
-    frame = pareto.table_frame()
+    frame = pareto.frame()
     assert list(frame.architecture) == ["standard", "standard", "rescale_shift", "rescale_shift", "gated"]
     assert list(frame.l1_coefficient) == [1, 4, 1, 4, 2]
     assert frame[["loss_recovered", "probe_accuracy"]].notna().all(axis=None)

@@ -82,7 +82,7 @@ def chosen(table: pd.DataFrame, **values: object) -> dict[str, Any]:
 def test_the_table_holds_what_the_library_finds(
     explorer: ProbeExplorer, saes: Saes, data: dict[int, LabelledSet]
 ) -> None:
-    table = explorer.table()
+    table = explorer.frame()
     assert len(table) == len(LAYERS) * len(L1S) * len(REPRESENTATIONS) * 4
     names = {"activations": "activations", "sae": "codes", "PCA, k of sae": "pca"}
     parts = {"all": "each block"}
@@ -340,4 +340,4 @@ def test_the_default_saes_and_probes_are_made_once_and_then_read(cache: Path, mo
         monkeypatch.setattr(what, fail)
     again = ProbeExplorer(data=snippets, **arguments)
     assert again.numbers == first.numbers and again.wrong == first.wrong
-    assert math.isclose(again.table().test_accuracy.sum(), first.table().test_accuracy.sum())
+    assert math.isclose(again.frame().test_accuracy.sum(), first.frame().test_accuracy.sum())

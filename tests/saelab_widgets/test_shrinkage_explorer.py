@@ -37,7 +37,7 @@ def explorer() -> Iterator[ShrinkageExplorer]:
 
 
 def test_features_are_found_and_the_higher_the_penalty_the_smaller_their_codes(explorer: ShrinkageExplorer) -> None:
-    table = explorer.table()
+    table = explorer.frame()
     assert list(table.l1_coefficient) == [0.5, 1, 4] * 2 and list(table.noise) == [0.0] * 3 + [0.2] * 3
     for _, level in table.groupby("noise"):
         assert list(level.corrected) == sorted(level.corrected, reverse=True)
@@ -56,7 +56,7 @@ def test_about_half_the_penalty_is_missing_from_the_codes_that_are_on(explorer: 
 
 
 def test_the_table_says_what_the_library_measures(explorer: ShrinkageExplorer) -> None:
-    for _, row in explorer.table().iterrows():
+    for _, row in explorer.frame().iterrows():
         explorer.l1_coefficient, explorer.noise = row.l1_coefficient, row.noise
         x, sae = explorer.test_x, explorer.sae
         measured = saelab.evaluate(sae, x)
@@ -107,7 +107,7 @@ def test_a_repair_by_hand_rescales_and_shifts_the_codes_that_are_on(explorer: Sh
     assert isinstance(explorer.sae, RescaleShiftSAE)
     expected = (before > 0) * (1.25 * before - 0.4).relu()
     assert torch.allclose(explorer.sae.encode(explorer.test_x), expected, atol=1e-5)
-    assert explorer.table("by_hand").fvu.iloc[0] != explorer.table().fvu.iloc[0]
+    assert explorer.frame("by_hand").fvu.iloc[0] != explorer.frame().fvu.iloc[0]
 
 
 def test_the_best_two_numbers_have_the_least_error_and_leave_almost_no_bias(explorer: ShrinkageExplorer) -> None:
@@ -129,7 +129,7 @@ def test_the_best_two_numbers_have_the_least_error_and_leave_almost_no_bias(expl
 
 
 def test_a_repair_changes_the_error_but_neither_misses_nor_false_alarms(explorer: ShrinkageExplorer) -> None:
-    before, after = explorer.table(), explorer.table("best_two")
+    before, after = explorer.frame(), explorer.frame("best_two")
     penalised = before.l1_coefficient == 4
     assert (after.fvu < before.fvu).all() and (after.corrected[penalised] > 0.97).all()
     assert (after.missed[penalised] == before.missed[penalised]).all()
@@ -154,7 +154,7 @@ def test_each_feature_is_fitted_beside_the_kernel_first_here_then_along_the_pena
 
 
 def test_each_features_own_repair_is_no_worse_than_two_numbers_for_all(explorer: ShrinkageExplorer) -> None:
-    each, two = explorer.table("each_feature"), explorer.table("best_two")
+    each, two = explorer.frame("each_feature"), explorer.frame("best_two")
     assert (each.fvu < 1.05 * two.fvu).all() and each.fvu.mean() < two.fvu.mean()
     assert np.isfinite(np.frombuffer(explorer.fits, np.float32)).all()
 
@@ -189,7 +189,7 @@ def test_others_can_follow_its_sae(explorer: ShrinkageExplorer) -> None:
 def test_an_sae_that_is_dead_has_numbers_where_they_make_sense_and_a_picture() -> None:
     explorer = ShrinkageExplorer(n_features=4, d_in=3, density=0.2, l1_coefficients=[400.0], noises=[0.0])
     assert explorer.l1_coefficient == 400.0
-    row = explorer.table("best_two").iloc[0]
+    row = explorer.frame("best_two").iloc[0]
     assert row.l0 == 0 and row.missed == 1 and row.recovered == 0
     assert math.isnan(row["false"]) and row.fvu == pytest.approx(1, abs=0.1)
     assert explorer.best_two_numbers() == (1.0, 0.0)
@@ -232,7 +232,7 @@ def test_wrong_input_gets_a_sentence(explorer: ShrinkageExplorer) -> None:
     with pytest.raises(ValueError, match="density must lie in"):
         ShrinkageExplorer(density=0)
     with pytest.raises(ValueError, match="by_hand, best_two, each_feature, not 'all'"):
-        explorer.table("all")  # type: ignore[arg-type]
+        explorer.frame("all")  # type: ignore[arg-type]
     with pytest.raises(traitlets.TraitError):
         explorer.rescale = -1
     with pytest.raises(traitlets.TraitError):

@@ -40,7 +40,7 @@ def until(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 
 def test_lab_shows_something_before_start(lab: TrainingLab) -> None:
-    rows = lab.history_frame()
+    rows = lab.frame()
     assert lab.step == 20 and list(rows.step) == [20]
     assert rows.notna().all(axis=None)
     assert not lab.running and "Start" in lab.status and not lab.error
@@ -61,20 +61,20 @@ def test_start_and_pause_are_the_same_as_setting_the_trait(lab: TrainingLab) -> 
 def test_raising_the_l1_penalty_while_it_trains_lowers_l0(lab: TrainingLab) -> None:
     lab.start()
     until(lambda: lab.step > 60)
-    before = lab.history_frame().l0.iloc[-1]
+    before = lab.frame().l0.iloc[-1]
     lab.l1_coefficient = 32.0
     moved_at = lab.step
     until(lambda: lab.step > moved_at + 60)
     lab.pause()
-    assert lab.history_frame().l0.iloc[-1] < 0.5 * before
+    assert lab.frame().l0.iloc[-1] < 0.5 * before
     assert lab.trainer.records[-1].l1_coefficient == 32.0
     assert lab.events[-1]["label"] == "L1 penalty 4 → 32" and lab.events[-1]["step"] >= 60
 
 
 def test_gate_threshold_acts_at_once_while_paused_and_adds_no_step(lab: TrainingLab) -> None:
-    before = lab.history_frame()
+    before = lab.frame()
     lab.gate_threshold = 2.0
-    after = lab.history_frame()
+    after = lab.frame()
     assert after.l0.iloc[-1] < before.l0.iloc[-1] and lab.step == 20 and len(after) == len(before)
 
 
@@ -102,7 +102,7 @@ def test_reset_starts_from_the_same_weights_with_the_knobs_as_they_stand(lab: Tr
     lab._receive(lab, {"kind": "reset", "id": 1}, [])
     assert torch.equal(lab.sae.W_dec, fresh.W_dec)
     assert lab.step == 0 and lab.events == [] and lab.trainer.l1_coefficient == 9.0
-    assert list(lab.history_frame().step) == [0]
+    assert list(lab.frame().step) == [0]
 
 
 def test_training_pauses_by_itself_after_n_steps_and_start_goes_on(store: ActivationStore) -> None:
@@ -110,7 +110,7 @@ def test_training_pauses_by_itself_after_n_steps_and_start_goes_on(store: Activa
     lab.start()
     lab.wait(30)
     assert lab.step == 15 and not lab.running and "15 steps" in lab.status
-    assert lab.history_frame().step.iloc[-1] == 15  # the last state is never lost
+    assert lab.frame().step.iloc[-1] == 15  # the last state is never lost
     lab.start()
     lab.wait(30)
     assert lab.step == 30
@@ -138,7 +138,7 @@ def test_step_takes_one_step_while_paused_and_none_while_training(lab: TrainingL
 def test_loss_terms_add_up_and_are_those_of_the_library(lab: TrainingLab) -> None:
     lab.l1_coefficient, lab.aux_coefficient = 3.0, 0.5
     lab.take_step()
-    row = lab.history_frame().iloc[-1]
+    row = lab.frame().iloc[-1]
     assert row.loss == pytest.approx(row.reconstruction + row.sparsity + row.auxiliary, rel=1e-5)
     l1 = 3.0 * 22 / 100  # on its way up over the first 100 steps
     with torch.no_grad():

@@ -3,7 +3,7 @@
 import copy
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -144,8 +144,8 @@ class FeatureBrowser(Instrument, HasSAE):
         sae: Source | None = None,
         store: ActivationStore | None = None,
         model: "TransformerBridge | None" = None,
-        sentiment: LabelledSplit | None = None,
         *,
+        sentiment: LabelledSplit | None = None,
         feature: int | None = None,
         n_contexts: int = 8,
         n_tokens: int = 30_000,
@@ -274,12 +274,7 @@ class FeatureBrowser(Instrument, HasSAE):
 
     def _listed(self) -> list[int]:
         """The features in the order of the list, whatever is searched for."""
-        _, column, sign = ORDERS[self.order]
-        values = self._all.columns[:, COLUMNS.index(column)] if column else np.zeros(len(self._all.columns))
-        features = np.argsort(sign * values, kind="stable")
-        if not self.show_dead:
-            features = features[self._all.columns[features, COLUMNS.index("density")] > 0]
-        return cast(list[int], features.tolist())
+        return listed(ORDERS[self.order], self._all.columns, show_dead=self.show_dead)
 
     def _shipped(self, more: list[int] | None = None) -> list[dict[str, Any]]:
         features = dict.fromkeys(self._listed()[:N_SHIPPED] + (more or []))
@@ -303,9 +298,7 @@ class FeatureBrowser(Instrument, HasSAE):
             self.status, self.error = self._all.summary(), ""
 
     def _search(self) -> dict[str, Any]:
-        wanted = searchable(self.search)
-        found = [feature for feature, text in enumerate(self._all.texts) if wanted in text] if wanted.strip() else []
-        return {"search": self.search, "features": found}
+        return {"search": self.search, "features": found_in(self._all.texts, self.search)}
 
     def _on_feature(self, change: dict[str, Any]) -> None:
         with self._handling():
@@ -369,6 +362,27 @@ class FeatureBrowser(Instrument, HasSAE):
             self._sae_has_changed()
 
 
+def listed(order: Order, columns: NDArray[np.float32], *, show_dead: bool) -> list[int]:
+    """The features in an order of the list, as the page sorts them; ``columns`` is ``(d_sae, 3)``, `COLUMNS`."""
+    values = columns[:, COLUMNS.index(order.column)] if order.column else np.zeros(len(columns))
+    features = np.argsort(order.sign * values, kind="stable")
+    if not show_dead:
+        features = features[columns[features, COLUMNS.index("density")] > 0]
+    return cast(list[int], features.tolist())
+
+
+def searched_text(reading: FeatureReading) -> str:
+    """What is searched of a feature: its contexts and the tokens that it raises, with a mark between them."""
+    contexts = ("".join(context.tokens) for context in reading.contexts)
+    return "\0".join(map(searchable, (*contexts, *(effect.token for effect in reading.raised))))
+
+
+def found_in(texts: Sequence[str], search: str) -> list[int]:
+    """The features whose `searched_text` has ``search`` in it; none where it is blank."""
+    wanted = searchable(search)
+    return [feature for feature, text in enumerate(texts) if wanted in text] if wanted.strip() else []
+
+
 def searchable(text: str) -> str:
     """What is compared when features are searched, here and in the front end: lower case, one space for white space.
 
@@ -406,12 +420,7 @@ class _Features:
     @cached_property
     def texts(self) -> tuple[str, ...]:
         """What is searched, by feature."""
-        return tuple(
-            "\0".join(searchable(part) for part in ("".join(c.tokens) for c in reading.contexts))
-            + "\0"
-            + "\0".join(searchable(effect.token) for effect in reading.raised)
-            for reading in self.readings
-        )
+        return tuple(map(searched_text, self.readings))
 
     def summary(self) -> str:
         n_dead = sum(reading.density == 0 for reading in self.readings)

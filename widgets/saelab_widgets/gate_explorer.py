@@ -25,6 +25,7 @@ from saelab_widgets.materials import N_TEST, default_sae, snippets_at, test_acti
 from saelab_widgets.pictures import INK, as_png, plain_axes
 from saelab_widgets.quantities import COLORS, architecture_color, architecture_label, chart, knob
 from saelab_widgets.sources import HasSAE, Source, follow, sae_of
+from saelab_widgets.specs import ChartSpec, KnobSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,7 +97,7 @@ class GateExplorer(Instrument, HasSAE):
     naturals = traitlets.List(traitlets.Float(), list(NATURALS)).tag(sync=True)
     columns = traitlets.List(traitlets.Unicode(), list(COLUMNS)).tag(sync=True)
     curves = traitlets.Bytes(b"").tag(sync=True)
-    """float32, by natural, threshold and column; NaN is not computed yet. `curves_frame` reads it."""
+    """float32, by natural, threshold and column; NaN is not computed yet. `frame` reads it."""
     densities = traitlets.Bytes(b"").tag(sync=True)
     """float32, ``(d_sae,)``: share of tokens for which each feature is on, the SAE as it is."""
     rows = traitlets.Bytes(b"").tag(sync=True)
@@ -113,8 +114,8 @@ class GateExplorer(Instrument, HasSAE):
         self,
         sae: Source | None = None,
         activations: Tensor | ActivationStore | None = None,
-        sentiment: LabelledSplit | None = None,
         *,
+        sentiment: LabelledSplit | None = None,
         feature: int | None = None,
         n_rows: int = 1024,
     ) -> None:
@@ -170,7 +171,7 @@ class GateExplorer(Instrument, HasSAE):
         own = {self.feature: self.feature_threshold_offset} if self.feature_threshold_offset else None
         return with_thresholds(self.sae, gate_threshold=self.gate_threshold, natural=self.natural, own_thresholds=own)
 
-    def curves_frame(self) -> "pd.DataFrame":
+    def frame(self) -> "pd.DataFrame":
         """What the charts show: a row for each ``natural`` and ``threshold``; NaN where it is not computed yet.
 
         The probe is fitted at every fifth threshold, for ``natural`` 0 and those that were chosen.
@@ -354,7 +355,7 @@ def _materials(
     return sae, x.detach().float().cpu(), sentiment
 
 
-def _knobs(gate_threshold: float) -> list[dict[str, Any]]:
+def _knobs(gate_threshold: float) -> list[KnobSpec]:
     return [
         knob(
             GATE_THRESHOLD,
@@ -382,7 +383,7 @@ def _knobs(gate_threshold: float) -> list[dict[str, Any]]:
     ]
 
 
-def _charts(raw: float | None) -> list[dict[str, Any]]:
+def _charts(raw: float | None) -> list[ChartSpec]:
     charts = [chart("l0"), chart("gamma", domain=[None, None]), chart("fvu")]
     if raw is not None:
         reference = {"value": raw, "label": f"raw activations {raw:.2f}"}
@@ -425,7 +426,7 @@ def _picture(explorer: GateExplorer) -> bytes:
     for ax in (histogram, code):
         ax.axvline(own, color=COLORS["gamma"], linewidth=1)
         ax.set_xlabel("gate pre-activation", fontsize=8, color=INK)
-    curves = explorer.curves_frame()
+    curves = explorer.frame()
     near = min(NATURALS, key=lambda natural: abs(natural - explorer.natural))
     for ax, spec in zip(lower.subplots(1, len(explorer.charts)), explorer.charts, strict=True):
         for natural, style in {0.0: "#aaaaaa", near: COLORS[spec["color"]]}.items():

@@ -14,6 +14,8 @@ import anywidget
 import traitlets
 
 from saelab_widgets.background import one_thread_on_small_machines
+from saelab_widgets.quantities import palette
+from saelab_widgets.specs import ColorSpec
 
 STATIC = Path(__file__).parent / "static"
 NOT_THE_WIDGETS_OWN = ("_esm", "_css", "layout", "tabbable", "tooltip")
@@ -34,6 +36,12 @@ class Instrument(anywidget.AnyWidget):
     """What went wrong, there."""
     kernel = traitlets.Bool(True).tag(sync=True)
     """False in an exported page only, where controls that need Python are off."""
+    palette = traitlets.Dict().tag(sync=True)
+    """The colours that charts and series name, as `saelab_widgets.quantities.palette` gives them."""
+
+    @traitlets.default("palette")
+    def _palette_of_now(self) -> dict[str, ColorSpec]:
+        return palette()
 
     _made_by_cell: ClassVar[dict[str, tuple[str, list["weakref.ref[Instrument]"]]]] = {}
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import traitlets
@@ -22,6 +22,7 @@ from saelab_widgets.materials import default_sweep, probe_accuracy
 from saelab_widgets.pictures import INK, as_png, plain_axes
 from saelab_widgets.quantities import COLORS, architecture_color, architecture_label, quantity
 from saelab_widgets.sources import HasSAE
+from saelab_widgets.specs import QuantitySpec, SeriesSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -179,7 +180,7 @@ class ParetoExplorer(Instrument, HasSAE):
     def sentiment(self) -> LabelledSplit | None:
         return self._sentiment() if self._sentiment is not None else None
 
-    def table_frame(self) -> "pd.DataFrame":
+    def frame(self) -> "pd.DataFrame":
         """The table, as a pandas DataFrame of its own; `chosen` counts its rows."""
         return self._table.copy()
 
@@ -259,9 +260,9 @@ class ParetoExplorer(Instrument, HasSAE):
         looks = {one["value"]: one for one in self.series}
         marks = _marks(self._known_architectures)
         lines: dict[int, list[int]] = {}
-        for row in np.argsort(x, kind="stable"):
-            if self.saes[row]["architecture"] in self.architectures and np.isfinite([x[row], y[row]]).all():
-                lines.setdefault(self.saes[row]["line"], []).append(int(row))
+        for row in rows_along(x, y):
+            if self.saes[row]["architecture"] in self.architectures:
+                lines.setdefault(self.saes[row]["line"], []).append(row)
         labelled: set[str] = set()
         for _, rows in sorted(lines.items()):
             look = looks[self.saes[rows[0]]["architecture"]]
@@ -278,6 +279,11 @@ class ParetoExplorer(Instrument, HasSAE):
                 "markeredgewidth": 2,
             }
             ax.plot(x[self.chosen], y[self.chosen], "o", **ring)
+
+
+def rows_along(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[int]:
+    """Rows that have a place on both axes, in the order of a line through them: of x, then y, as in the page."""
+    return [int(row) for row in np.lexsort((y, x)) if np.isfinite([x[row], y[row]]).all()]
 
 
 def _read(table: object) -> "pd.DataFrame":
@@ -324,13 +330,16 @@ def _numeric_columns(table: "pd.DataFrame") -> dict[str, NDArray[np.float64]]:
     return found
 
 
-def _quantity(name: str, numbers: NDArray[np.float64]) -> dict[str, Any]:
+def _quantity(name: str, numbers: NDArray[np.float64]) -> QuantitySpec:
     """How the front end writes and draws one column."""
     finite = numbers[np.isfinite(numbers)]
     spec = quantity(name, digits=_digits(finite))
     spans = bool(finite.min() > 0 and finite.max() >= LOG_SPAN * finite.min())
-    scales = {"x": "log" if spans else "linear", "y": "log" if spans and spec["scale"] == "log" else "linear"}
-    return {**spec, "scales": scales}
+    log = {"x": spans, "y": spans and spec["scale"] == "log"}
+    named = {key: value for key, value in spec.items() if key in QuantitySpec.__annotations__}
+    return cast(
+        QuantitySpec, {**named, "scales": {axis: "log" if is_log else "linear" for axis, is_log in log.items()}}
+    )
 
 
 def _digits(finite: NDArray[np.float64]) -> int:
@@ -369,7 +378,7 @@ def _text(value: Any) -> str:
     return "" if pd.api.types.is_scalar(value) and pd.isna(value) else str(value)
 
 
-def _series(architectures: list[str]) -> list[dict[str, str]]:
+def _series(architectures: list[str]) -> list[SeriesSpec]:
     """What the trait ``series`` holds."""
     return [
         {"value": name, "label": architecture_label(name), "shape": _SHAPES.get(marker, "circle"), "color": color}

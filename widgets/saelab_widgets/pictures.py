@@ -3,6 +3,8 @@
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from saelab_widgets.quantities import COLORS
 
 if TYPE_CHECKING:
@@ -25,7 +27,8 @@ def line_charts_png(rows: "pd.DataFrame", charts: list[dict[str, Any]], *, title
     for ax in grid[len(charts) :]:
         ax.set_visible(False)
     for ax, chart in zip(grid, charts, strict=False):
-        lines = [(other["column"], other["label"], other["color"], ":") for other in chart["others"]]
+        others = [other for other in chart["others"] if _is_drawable(rows[other["column"]], chart["scale"])]
+        lines = [(other["column"], other["label"], other["color"], ":") for other in others]
         for column, label, color, style in (*lines, (chart["column"], None, chart["color"], "-")):
             defined = rows[["step", column]].dropna()
             ax.plot(defined["step"], defined[column], style, color=COLORS.get(color, INK), linewidth=1.5, label=label)
@@ -52,6 +55,12 @@ def line_charts_png(rows: "pd.DataFrame", charts: list[dict[str, Any]], *, title
         plain_axes(ax)
         ax.grid(alpha=0.25)
     return as_png(figure)
+
+
+def _is_drawable(column: "pd.Series[float]", scale: str) -> bool:
+    """Whether an axis of this scale has a place for any of the numbers: a line without one has no key either."""
+    finite = column[np.isfinite(column)]
+    return bool((finite > 0).any() if scale == "log" else len(finite))
 
 
 def plain_axes(ax: "Axes", labelsize: float = 7) -> None:

@@ -30,6 +30,7 @@ from saelab_widgets.pictures import as_png
 from saelab_widgets.probe_results import COLUMNS, EACH_BLOCK, REPRESENTATIONS, STRATIFIED, C, Results
 from saelab_widgets.quantities import chart, knob, other_line
 from saelab_widgets.sources import HasSAE, Source, sae_of
+from saelab_widgets.specs import ChartSpec, KnobSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,7 +104,7 @@ class ProbeExplorer(Instrument, HasSAE):
     texts = traitlets.List(traitlets.Dict()).tag(sync=True)
     """One for each row of the set: ``{"text": ..., "label": ..., "block": ..., "hard": ...}``."""
     numbers = traitlets.Bytes(b"").tag(sync=True)
-    """Float32, layers by L1 coefficients by parts by representations by `columns`; `table` reads it."""
+    """Float32, layers by L1 coefficients by parts by representations by `columns`; `frame` reads it."""
     wrong = traitlets.Bytes(b"").tag(sync=True)
     """Bits: for each of the same but the columns, which rows of the set the probe gets wrong, in whole bytes."""
     tested = traitlets.Bytes(b"").tag(sync=True)
@@ -195,7 +196,7 @@ class ProbeExplorer(Instrument, HasSAE):
     def sentiment(self) -> LabelledSplit | None:
         return self._data[self.layer].split()
 
-    def table(self) -> "pd.DataFrame":
+    def frame(self) -> "pd.DataFrame":
         """All that is looked up, at gate threshold 0.
 
         A row for each ``layer``, ``l1_coefficient``, ``representation`` and ``held_out`` part, with the `columns` and
@@ -232,7 +233,7 @@ class ProbeExplorer(Instrument, HasSAE):
     def _picture(self) -> bytes:
         from saelab.figures import probe_by_layer
 
-        table = self.table()
+        table = self.frame()
         table = table[(table.l1_coefficient == self.l1_coefficient) & (table.held_out == self.part)]
         if self._is_live():
             for name, numbers in zip(REPRESENTATIONS[1:], self._live_numbers(), strict=True):
@@ -474,7 +475,7 @@ def _texts(data: LabelledSet, labels: Mapping[int, str]) -> list[dict[str, Any]]
     ]
 
 
-def _knobs(l1_coefficients: Sequence[float]) -> list[dict[str, Any]]:
+def _knobs(l1_coefficients: Sequence[float]) -> list[KnobSpec]:
     return [
         knob(
             L1_COEFFICIENT,
@@ -488,7 +489,7 @@ def _knobs(l1_coefficients: Sequence[float]) -> list[dict[str, Any]]:
     ]
 
 
-def _charts(data: LabelledSet, numbers: NDArray[np.float32]) -> list[dict[str, Any]]:
+def _charts(data: LabelledSet, numbers: NDArray[np.float32]) -> list[ChartSpec]:
     accuracies = numbers[..., :6]
     chance = float(np.unique(data.labels.cpu().numpy(), return_counts=True)[1].max() / len(data.labels))
     # One axis for all that can be chosen: what moves is the data.

@@ -1,16 +1,17 @@
 """What the front end is told of charts, knobs and colours; quantities and architectures say it of themselves."""
 
-from typing import Any
+from typing import Any, cast
 
 from saelab.quantities import COLOURS, Quantity, quantity_of
 from saelab.sae.base import ARCHITECTURES, label_of
 from saelab.sae.declarations import Knob
+from saelab_widgets.specs import ChartSpec, ColorSpec, KnobSpec, LineSpec
 
 COLORS = {name: colour.light for name, colour in COLOURS.items()}
 """The colour of each hue in pictures, which are on white."""
 
 
-def chart(column: str, **changes: Any) -> dict[str, Any]:
+def chart(column: str, **changes: Any) -> ChartSpec:
     """The front end's specification of a chart of one quantity, with what this widget says differently."""
     known = quantity_of(column)
     spec = {**_named(known, digits=3), "domain": list(known.domain), "others": []}
@@ -18,7 +19,7 @@ def chart(column: str, **changes: Any) -> dict[str, Any]:
         spec["least"] = known.least
     if changes.get("others") and known.meaning:
         spec["help"] = f"{known.sentence[:-1]};"  # the key of the other lines follows
-    return {**spec, **changes}
+    return cast(ChartSpec, {**spec, **changes})
 
 
 def quantity(column: str, digits: int) -> dict[str, Any]:
@@ -39,22 +40,22 @@ def _named(known: Quantity, digits: int) -> dict[str, Any]:
     }
 
 
-def other_line(column: str, label: str, color: str) -> dict[str, str]:
+def other_line(column: str, label: str, color: str) -> LineSpec:
     """A further, dashed line of a chart; ``color`` is one of `COLORS`, ``"text"`` or ``"muted"``."""
     return {"column": column, "label": label, "color": color}
 
 
-def knob(declared: Knob | str, **changes: Any) -> dict[str, Any]:
+def knob(declared: Knob | str, **changes: Any) -> KnobSpec:
     """The front end's specification of one slider, bound to the trait of the knob's name.
 
     A slider of the widget's own is named instead, with at least ``label``, ``help``, ``min``, ``max`` and ``default``.
     """
     spec: dict[str, Any] = {"symbol": "", "unit": "", "step": 0.05, "scale": "linear", "paper": None}
     if isinstance(declared, str):
-        return {**spec, "name": declared, **changes}
+        return cast(KnobSpec, {**spec, "name": declared, **changes})
     spec |= {name: getattr(declared, name) for name in ("name", "label", "symbol", "step", "scale", "default", "paper")}
     low, high = declared.range
-    return {**spec, "help": declared.meaning, "min": low, "max": high, **changes}
+    return cast(KnobSpec, {**spec, "help": declared.meaning, "min": low, "max": high, **changes})
 
 
 def architecture_label(name: str) -> str:
@@ -68,9 +69,18 @@ def architecture_color(name: str) -> str:
     return ARCHITECTURES[name].look.light
 
 
-def palette() -> dict[str, dict[str, str]]:
+def palette() -> dict[str, ColorSpec]:
     """Every colour of the page by the name of its CSS variable: hues of quantities, and lines of architectures."""
-    shades = ("light", "dark", "light_ink", "dark_ink")
-    hues = {name: {shade: getattr(colour, shade) for shade in shades} for name, colour in COLOURS.items()}
-    looks = {name: {"light": sae.look.light, "dark": sae.look.dark} for name, sae in ARCHITECTURES.items()}
+    hues: dict[str, ColorSpec] = {
+        name: {
+            "light": colour.light,
+            "dark": colour.dark,
+            "light_ink": colour.light_ink,
+            "dark_ink": colour.dark_ink,
+        }
+        for name, colour in COLOURS.items()
+    }
+    looks: dict[str, ColorSpec] = {
+        name: {"light": sae.look.light, "dark": sae.look.dark} for name, sae in ARCHITECTURES.items()
+    }
     return hues | looks

@@ -1,33 +1,40 @@
 """`ShrinkageExplorer`: what an L1 penalty does to magnitudes, four ways to say it in a number, and what repairs it."""
 
 import copy
-import functools
 import itertools
 import math
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
 import traitlets
 from torch import Tensor
 
-import saelab
 from saelab.data.synthetic import SuperpositionData
 from saelab.errors import InputError
 from saelab.evaluation.metrics import BiasFormula
 from saelab.sae.base import L1_COEFFICIENT, SparseAutoencoder
 from saelab.sae.rescale_shift import RescaleShiftSAE
-from saelab.sae.standard import StandardSAE
-from saelab.training.runs import TrainingConfig
-from saelab.training.trainer import Trainer
 from saelab_widgets.background import LatestTask, one_thread_on_small_machines
 from saelab_widgets.instrument import STATIC, Instrument
 from saelab_widgets.pictures import INK, as_png, plain_axes
 from saelab_widgets.quantities import COLORS, chart, knob, other_line
+from saelab_widgets.shrinkage_grid import (
+    LEAST_RESCALE,
+    N_SHOWN,
+    NO_REPAIR,
+    Level,
+    Point,
+    TwoNumbers,
+    best_two_numbers,
+    matched_codes,
+    numbers_of,
+    trained_grid,
+    with_two_numbers,
+)
 from saelab_widgets.sources import HasSAE
+from saelab_widgets.specs import ChartSpec, FormulaSpec, KnobSpec, LineSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,32 +42,11 @@ if TYPE_CHECKING:
 
 L1_COEFFICIENTS = (0.25, 0.4, 0.6, 1.0, 1.5, 2.5, 4.0, 6.0, 8.0)
 NOISES = (0.0, 0.1, 0.2, 0.3)
-N_TRAIN = 16_000
-N_SHOWN = 1000
-"""Inputs that no SAE has been trained on: every point and number on the page is of these."""
-SPARE_FEATURES = 0.25
-"""Learned features beyond one for each true one, as a share. Without them two or three of 32 true features stayed
-unfound with most seeds; with a quarter more, each of six seeds found all (worst cosine 0.85, at L1 0.25, noise 0.3)."""
-LEAST_MAGNITUDE = 0.2
-"""Of a feature that is on, as a share of the greatest: what is far from 0 can be missed only for being shrunk."""
-DICTIONARY_L1 = 1.0
-"""At which the first SAE finds its features, before the others start from it."""
-BATCH_SIZE = 512
-DICTIONARY_STEPS = 600
-NOISE_STEPS = 100
-POINT_STEPS = 100
-POINT_LR = 3e-2
-"""An encoder's bias has to move by about half the change of the L1 penalty, which takes a high learning rate."""
-FIT_STEPS = 100
-FIT_LR = 0.2
-"""A shift has to grow to 4 at the highest penalty: at a rate of 0.05 it does not get there."""
-LEAST_RESCALE = 0.01
 MOST_TRUE_FEATURES = 256
 PICTURE_POINTS = 500
 PICTURE_DASHES: dict[BiasFormula, str] = {"corrected": "-", "v1": "--", "projection": ":", "norm_ratio": "-."}
 WRONG = "#B3261E"
 """The theme's colour of errors."""
-AnySAE = TypeVar("AnySAE", bound=SparseAutoencoder)
 Repair = Literal["by_hand", "best_two", "each_feature"]
 _REPAIR_LABELS: dict[Repair, str] = {
     "by_hand": "by hand",
@@ -74,16 +60,6 @@ _FORMULAS: dict[BiasFormula, tuple[str, str, str]] = {
     "projection": ("projection", "E[x·r] / E‖x‖²", "2 3"),
     "norm_ratio": ("norm ratio", "E‖r‖ / E‖x‖", "8 3 2 3"),
 }
-
-
-class TwoNumbers(NamedTuple):
-    """A repair that is the same for every feature: ``code * rescale + shift`` where the feature is on."""
-
-    rescale: float
-    shift: float
-
-
-NO_REPAIR = TwoNumbers(1.0, 0.0)
 
 
 class ShrinkageExplorer(Instrument, HasSAE):
@@ -169,7 +145,7 @@ class ShrinkageExplorer(Instrument, HasSAE):
         if not 0 <= levels[0] <= levels[-1] < 1:
             raise InputError(f"noises must lie in [0, 1), not {levels}")
         self._l1, self._noises = l1, levels
-        self._grid = _trained(n_features, d_in, float(density), seed, l1, levels)
+        self._grid = trained_grid(n_features, d_in, float(density), seed, l1, levels)
         self._task = LatestTask(self._show_error)
         self._shown: SparseAutoencoder | None = None
         first = self._grid.levels[0].points[0].sae
@@ -184,10 +160,7 @@ class ShrinkageExplorer(Instrument, HasSAE):
             noise=levels[0],
             options={"repair": [{"value": name, "label": label} for name, label in _REPAIR_LABELS.items()]},
             knobs=[l1_knob, *_knobs(levels)],
-            formulas=[
-                {"name": name, "label": label, "formula": formula, "dash": dash}
-                for name, (label, formula, dash) in _FORMULAS.items()
-            ],
+            formulas=_formulas(),
             bias_chart=_bias_chart(),
             shape={
                 "n_inputs": N_SHOWN,
@@ -235,7 +208,7 @@ class ShrinkageExplorer(Instrument, HasSAE):
 
         Where a shift below 0 switches codes off, these are the best two numbers for those that stay on.
         """
-        return _best_two_numbers(self._point, self._level.x)
+        return best_two_numbers(self._point, self._level.x)
 
     def fit_all(self, *, progress: bool = True) -> None:
         """Fit a `saelab.RescaleShiftSAE` at every grid point, so that a saved page has ``"each feature"`` for all.
@@ -250,7 +223,7 @@ class ShrinkageExplorer(Instrument, HasSAE):
                 point.fit(level.data)
         self._take_in_fits()
 
-    def table(self, repair: Repair | None = None) -> "pd.DataFrame":
+    def frame(self, repair: Repair | None = None) -> "pd.DataFrame":
         """A row for each grid point: L1, noise, the four formulas, FVU, L0, and what is missed and false.
 
         ``recovered`` is the mean of `saelab.feature_shrinkage`; ``missed`` is the share of true entries whose learned
@@ -269,7 +242,7 @@ class ShrinkageExplorer(Instrument, HasSAE):
 
         Examples
         --------
-        >>> ShrinkageExplorer().table().query("noise == 0").plot(x="l1_coefficient", y=["corrected", "norm_ratio"])
+        >>> ShrinkageExplorer().frame().query("noise == 0").plot(x="l1_coefficient", y=["corrected", "norm_ratio"])
         """
         import pandas as pd
 
@@ -279,7 +252,7 @@ class ShrinkageExplorer(Instrument, HasSAE):
             self.fit_all()
         return pd.DataFrame(
             [
-                {"l1_coefficient": point.l1_coefficient, "noise": level.data.noise, **_numbers(sae, level, point)}
+                {"l1_coefficient": point.l1_coefficient, "noise": level.data.noise, **numbers_of(sae, level, point)}
                 for level in self._grid.levels
                 for point in level.points
                 for sae in [point.sae if repair is None else self._repaired(point, repair, level)]
@@ -308,20 +281,20 @@ class ShrinkageExplorer(Instrument, HasSAE):
         return _finite(proposal["value"])
 
     @property
-    def _level(self) -> "_Level":
+    def _level(self) -> Level:
         return self._grid.levels[self._noises.index(self.noise)]
 
     @property
-    def _point(self) -> "_Point":
+    def _point(self) -> Point:
         return self._level.points[self._l1.index(self.l1_coefficient)]
 
-    def _repaired(self, point: "_Point", repair: str, level: "_Level | None" = None) -> SparseAutoencoder:
+    def _repaired(self, point: Point, repair: str, level: Level | None = None) -> SparseAutoencoder:
         numbers = TwoNumbers(self.rescale, self.shift)
         if repair == "each_feature":
             return copy.deepcopy(point.sae if point.fitted is None else point.fitted)
         if repair == "best_two":
-            numbers = _best_two_numbers(point, (level or self._level).x)
-        return copy.deepcopy(point.sae) if numbers == NO_REPAIR else _with_two_numbers(point.sae, numbers)
+            numbers = best_two_numbers(point, (level or self._level).x)
+        return copy.deepcopy(point.sae) if numbers == NO_REPAIR else with_two_numbers(point.sae, numbers)
 
     def _on_change(self, _: object) -> None:
         with self._handling():
@@ -362,7 +335,7 @@ class ShrinkageExplorer(Instrument, HasSAE):
             self._sae_has_changed()
 
     def _fits(self) -> bytes:
-        def numbers(point: _Point) -> Tensor:
+        def numbers(point: Point) -> Tensor:
             if point.fitted is None:
                 return torch.full((2, point.sae.d_sae), math.nan)
             return torch.stack([point.fitted.r_mag.exp(), point.fitted.b_mag])
@@ -383,7 +356,7 @@ class ShrinkageExplorer(Instrument, HasSAE):
         return as_png(figure)
 
     def _draw_magnitudes(self, ax: "Axes") -> None:
-        true, learned = _matched_codes(self.sae, self._level, self._point)
+        true, learned = matched_codes(self.sae, self._level, self._point)
         found, missed, false = (true > 0) & (learned > 0), (true > 0) & (learned == 0), (true == 0) & (learned > 0)
         reach = float(max(true.max(), learned.max())) * 1.05
         ax.plot([0, reach], [0, reach], "--", color=INK, linewidth=0.8, label="not shrunk")
@@ -401,7 +374,7 @@ class ShrinkageExplorer(Instrument, HasSAE):
 
     def _draw_biases(self, ax: "Axes") -> None:
         level, here = self._level, self._l1.index(self.l1_coefficient)
-        rows = [_numbers(self._repaired(one, self.repair), level, one) for one in level.points]
+        rows = [numbers_of(self._repaired(one, self.repair), level, one) for one in level.points]
         for name, (label, _, _) in _FORMULAS.items():
             color = COLORS["gamma"] if name == "corrected" else INK
             values = [row[name] for row in rows]
@@ -416,192 +389,12 @@ class ShrinkageExplorer(Instrument, HasSAE):
         ax.set_xlabel("L1 penalty", fontsize=8, color=INK)
 
     def _settings_line(self) -> str:
-        numbers = _numbers(self.sae, self._level, self._point)
+        numbers = numbers_of(self.sae, self._level, self._point)
         repair = f"repaired {_REPAIR_LABELS[self.repair]}" if isinstance(self.sae, RescaleShiftSAE) else "not repaired"
         return (
             f"L1 {self.l1_coefficient:g}, noise {self.noise:g}, {repair}: FVU {numbers['fvu']:.3f}, "
             f"missed {numbers['missed']:.1%}, false {numbers['false']:.1%}"
         )
-
-
-@dataclass(eq=False)
-class _Point:
-    """One trained SAE, and the repair of each of its features once somebody has asked for it."""
-
-    l1_coefficient: float
-    sae: StandardSAE
-    codes: Tensor
-    """``(n_shown, d_sae)``."""
-    matching: Tensor
-    """``(n_features,)``: the learned feature of each true one."""
-    fitted: RescaleShiftSAE | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def fit(self, data: SuperpositionData) -> None:
-        """Train its `RescaleShiftSAE`, once for all widgets that show it."""
-        with self._lock:
-            if self.fitted is None:
-                sae = RescaleShiftSAE.from_standard(self.sae)
-                config = _config(FIT_STEPS, FIT_LR)
-                self.fitted = _run(sae, data.activations[:N_TRAIN], config)
-
-
-@dataclass(eq=False)
-class _Level:
-    """One level of noise: its data, and an SAE for each L1 penalty."""
-
-    data: SuperpositionData
-    points: list[_Point]
-
-    @property
-    def x(self) -> Tensor:
-        """``(n_shown, d_in)``."""
-        return self.data.activations[N_TRAIN:]
-
-    @property
-    def true_codes(self) -> Tensor:
-        """``(n_shown, n_features)``."""
-        return self.data.codes[N_TRAIN:]
-
-
-@dataclass(eq=False)
-class _Grid:
-    levels: list[_Level]
-
-    @property
-    def points(self) -> Iterator[_Point]:
-        return (point for level in self.levels for point in level.points)
-
-
-@functools.lru_cache(maxsize=2)
-def _trained(
-    n_features: int, d_in: int, density: float, seed: int, l1: tuple[float, ...], noises: tuple[float, ...]
-) -> _Grid:
-    """All SAEs, kept so that a cell run again starts at once.
-
-    The true features are the same at every noise, so they are found once. From there each SAE starts from the one next
-    to it: at the start L1 from the noise before, and along the grid from the L1 between.
-    """
-    from tqdm.auto import tqdm
-
-    d_sae = math.ceil((1 + SPARE_FEATURES) * n_features)
-    start = l1.index(min(l1, key=lambda value: abs(math.log(value / DICTIONARY_L1))))
-    grid = _Grid([])
-    total = len(noises) * (1 + len(l1))
-    with one_thread_on_small_machines(), tqdm(total=total, desc="training SAEs", unit="SAE") as bar:
-        found: StandardSAE | None = None
-        for noise in noises:
-            data = saelab.superposition(
-                n_features, d_in, density, n_samples=N_TRAIN + N_SHOWN, magnitudes=_magnitudes, noise=noise, seed=seed
-            )
-            x = data.activations[:N_TRAIN]
-            if found is None:
-                config = _config(DICTIONARY_STEPS, 1e-2, sparsity_warmup_steps=100)
-                found = _run(StandardSAE(d_in, d_sae, seed=seed), x, config, l1_coefficient=l1[start])
-            else:
-                found = _run(copy.deepcopy(found), x, _config(NOISE_STEPS, POINT_LR), l1_coefficient=l1[start])
-            bar.update()
-            saes: dict[float, StandardSAE] = {}
-            for path in (l1[start:], l1[:start][::-1]):
-                sae = found
-                for coefficient in path:
-                    sae = _run(copy.deepcopy(sae), x, _config(POINT_STEPS, POINT_LR), l1_coefficient=coefficient)
-                    saes[coefficient] = sae
-                    bar.update()
-            grid.levels.append(_Level(data, [_measured(value, saes[value], data) for value in l1]))
-    return grid
-
-
-def _config(n_steps: int, lr: float, *, sparsity_warmup_steps: int = 0) -> TrainingConfig:
-    return TrainingConfig(
-        n_steps=n_steps,
-        batch_size=BATCH_SIZE,
-        sparsity_warmup_steps=sparsity_warmup_steps,
-        lr=lr,
-        lr_warmup_steps=20,
-        lr_decay_steps=n_steps // 2,
-        resample_every=0,
-    )
-
-
-def _run(sae: AnySAE, x: Tensor, config: TrainingConfig, **knobs: Any) -> AnySAE:
-    # Step by step: `run` would catch the kernel's interrupt, and make a bar for each of many short runs.
-    for _ in Trainer(sae, x, config, **knobs):
-        pass
-    return sae
-
-
-@torch.no_grad()
-def _measured(l1_coefficient: float, sae: StandardSAE, data: SuperpositionData) -> _Point:
-    matching = saelab.matched_cosine_similarity(sae.W_dec, data.dictionary).matching
-    return _Point(l1_coefficient, sae, sae.encode(data.activations[N_TRAIN:]), matching)
-
-
-def _magnitudes(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    return 1 - (1 - LEAST_MAGNITUDE) * torch.rand(shape, generator=generator)
-
-
-@torch.no_grad()
-def _with_two_numbers(standard: StandardSAE, numbers: TwoNumbers) -> RescaleShiftSAE:
-    sae = RescaleShiftSAE.from_standard(standard)
-    sae.r_mag.fill_(math.log(numbers.rescale))
-    sae.b_mag.fill_(numbers.shift)
-    return sae
-
-
-@torch.no_grad()
-def _best_two_numbers(point: _Point, x: Tensor) -> TwoNumbers:
-    """Argmin of E||x - b_dec - sum_on relu(rescale * code + shift) W_dec||^2, as the page solves it.
-
-    The error is quadratic for as long as the same codes stay on, so it is solved for these until they do not change.
-    """
-    codes, W_dec = point.codes.double(), point.sae.W_dec.double()
-    target = x.double() - point.sae.b_dec.double()
-    numbers, on = NO_REPAIR, codes > 0
-    for _ in range(20):
-        parts = torch.stack([((codes * on) @ W_dec).flatten(), (on.double() @ W_dec).flatten()])
-        gram, aim = parts @ parts.T, parts @ target.flatten()
-        if not float(torch.linalg.det(gram)) > 1e-9 * float(gram[0, 0] * gram[1, 1]):
-            return numbers  # too few codes to tell a factor from a shift
-        rescale, shift = torch.linalg.solve(gram, aim).tolist()
-        if rescale < LEAST_RESCALE:  # a handful of codes on that say nothing of their magnitudes
-            rescale = LEAST_RESCALE
-            shift = float((aim[1] - rescale * gram[0, 1]) / gram[1, 1])
-        numbers = TwoNumbers(rescale, shift)
-        stay = (codes > 0) & (numbers.rescale * codes + numbers.shift > 0)
-        if torch.equal(stay, on):
-            break
-        on = stay
-    return numbers
-
-
-@torch.no_grad()
-def _matched_codes(sae: SparseAutoencoder, level: _Level, point: _Point) -> tuple[Tensor, Tensor]:
-    """True magnitudes and codes, each ``(n_shown, n)``: the true features, then learned ones that have no true one."""
-    learned, true = sae.encode(level.x), level.true_codes
-    spare = torch.ones(sae.d_sae, dtype=torch.bool)
-    spare[point.matching] = False
-    without = torch.zeros(len(true), int(spare.sum()))
-    return torch.cat([true, without], dim=1), torch.cat([learned[:, point.matching], learned[:, spare]], dim=1)
-
-
-@torch.no_grad()
-def _numbers(sae: SparseAutoencoder, level: _Level, point: _Point) -> dict[str, float]:
-    codes = sae.encode(level.x)
-    reconstruction = sae.decode(codes)
-    fvu = saelab.FVU()
-    fvu.add_batch(level.x, reconstruction)
-    true, learned = _matched_codes(sae, level, point)
-    n_true, n_on = int((true > 0).sum()), int((learned > 0).sum())
-    recovered = saelab.feature_shrinkage(codes, level.true_codes, point.matching)
-    return {
-        **{name: saelab.relative_reconstruction_bias(level.x, reconstruction, name) for name in _FORMULAS},
-        "fvu": fvu.compute(),
-        "l0": n_on / len(codes),
-        "recovered": float(recovered.nanmean()),
-        "missed": int(((true > 0) & (learned == 0)).sum()) / n_true if n_true else math.nan,
-        "false": int(((true == 0) & (learned > 0)).sum()) / n_on if n_on else math.nan,
-    }
 
 
 def _grid(name: str, values: Sequence[float]) -> tuple[float, ...]:
@@ -636,7 +429,7 @@ def _bytes(*parts: Tensor) -> bytes:
     return b"".join(part.detach().float().contiguous().numpy().tobytes() for part in parts)
 
 
-def _knobs(levels: tuple[float, ...]) -> list[dict[str, Any]]:
+def _knobs(levels: tuple[float, ...]) -> list[KnobSpec]:
     return [
         knob(
             "noise",
@@ -669,8 +462,15 @@ def _knobs(levels: tuple[float, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def _bias_chart() -> dict[str, Any]:
-    others = [
+def _formulas() -> list[FormulaSpec]:
+    return [
+        {"name": name, "label": label, "formula": formula, "dash": dash}
+        for name, (label, formula, dash) in _FORMULAS.items()
+    ]
+
+
+def _bias_chart() -> ChartSpec:
+    others: list[LineSpec] = [
         {**other_line(name, label, "muted"), "dash": dash} for name, (label, _, dash) in _FORMULAS.items() if dash
     ]
     bias = chart(

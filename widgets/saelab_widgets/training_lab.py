@@ -30,6 +30,7 @@ from saelab_widgets.materials import DEFAULT_HOOK, N_TEST, activations_at, snipp
 from saelab_widgets.pictures import line_charts_png
 from saelab_widgets.quantities import architecture_label, chart, knob, other_line
 from saelab_widgets.sources import HasSAE
+from saelab_widgets.specs import ChartSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,7 +140,7 @@ class TrainingLab(Instrument, HasSAE):
     n_steps = traitlets.Int(20_000).tag(sync=True)
     steps_per_second = traitlets.Float(0.0).tag(sync=True)
     history = traitlets.Bytes(b"").tag(sync=True)
-    """The rows on the screen, float32, with the columns of `columns`; `history_frame` reads it."""
+    """The rows on the screen, float32, with the columns of `columns`; `frame` reads it."""
     columns = traitlets.List(traitlets.Unicode()).tag(sync=True)
     events = traitlets.List(traitlets.Dict()).tag(sync=True)
     """When a knob moved: ``{"step": ..., "label": ...}``."""
@@ -324,7 +325,7 @@ class TrainingLab(Instrument, HasSAE):
     def export(self, folder: str | os.PathLike[str] | None = None) -> Path:
         """Write the SAE, the curves and the settings as they stand to a new folder, and return it.
 
-        ``sae.safetensors`` is what `saelab.load` takes, ``history.csv`` is `history_frame`, ``settings.json`` says how
+        ``sae.safetensors`` is what `saelab.load` takes, ``history.csv`` is `frame`, ``settings.json`` says how
         to make the run again.
 
         Parameters
@@ -343,7 +344,7 @@ class TrainingLab(Instrument, HasSAE):
             path = Path(folder) if folder is not None else self._free_folder()
             path.mkdir(parents=True)
             saelab.save(self.sae, path / "sae.safetensors")
-            self.history_frame().to_csv(path / "history.csv", index=False)
+            self.frame().to_csv(path / "history.csv", index=False)
             settings = {name: getattr(self, name) for name in (*SETUP, *self.trainer.knobs, "step")}
             settings |= {"d_sae": self._d_sae, "batch_size": BATCH_SIZE, "events": self.events}
             (path / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
@@ -367,7 +368,7 @@ class TrainingLab(Instrument, HasSAE):
             self._loop.stop()
         super().close()
 
-    def history_frame(self) -> "pd.DataFrame":
+    def frame(self) -> "pd.DataFrame":
         """What the charts show, as a pandas DataFrame; NaN where the probe was not measured.
 
         ``loss`` is the sum of ``reconstruction`` and of the other terms of the architecture's loss, such as
@@ -382,7 +383,7 @@ class TrainingLab(Instrument, HasSAE):
         return f"TrainingLab({self.architecture}, d_sae={self._d_sae}, step {self.step})"
 
     def _picture(self) -> bytes:
-        return line_charts_png(self.history_frame(), self.charts, title=self._settings_line())
+        return line_charts_png(self.frame(), self.charts, title=self._settings_line())
 
     def _settings_line(self) -> str:
         cls = trainable()[self.architecture]
@@ -535,7 +536,7 @@ def _ablations() -> dict[str, str]:
     return {name: label for cls in trainable().values() for name, label in cls.ablation_labels.items()}
 
 
-def _charts(raw: ProbeReport | None, terms: Iterable[LossTerm]) -> list[dict[str, Any]]:
+def _charts(raw: ProbeReport | None, terms: Iterable[LossTerm]) -> list[ChartSpec]:
     lines = [
         other_line("reconstruction", "reconstruction", "fvu"),
         *(other_line(term.name, term.label, term.hue) for term in terms),

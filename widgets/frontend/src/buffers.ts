@@ -1,3 +1,6 @@
+/** Binary data of a trait: a DataView, a Uint8Array or an ArrayBuffer, or nothing; the functions below read each. */
+export type Bytes = unknown;
+
 /**
  * Reads a float32 buffer in each form in which a front end hands it over: JupyterLab gives a DataView, Colab a Uint8Array,
  * or nothing when it has dropped the buffer. An unaligned view is copied, since a Float32Array can't start between two numbers.

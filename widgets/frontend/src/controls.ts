@@ -1,10 +1,7 @@
-import { assign, type Model, onChange } from "./anywidget";
+import type { AnyModel } from "@anywidget/types";
 import { h, KEEP_KEYS, uniqueId } from "./dom";
-
-export interface Option<Value extends string = string> {
-  value: Value;
-  label: string;
-}
+import type { OptionSpec } from "./specs";
+import { type AnyTraits, assign, onChange } from "./traits";
 
 /** A button that does something; `action` names it for tests. */
 export function createButton(action: string, label: string, onClick: () => void, primary = false): HTMLButtonElement {
@@ -15,11 +12,11 @@ export function createButton(action: string, label: string, onClick: () => void,
 }
 
 /** One of a few, all of them in sight: radio buttons bound to a trait that holds a text or a number. */
-export function createRadios<Traits, K extends keyof Traits & string>(
-  model: Model<Traits>,
+export function createRadios<Traits extends AnyTraits, K extends keyof Traits & string>(
+  model: AnyModel<Traits>,
   name: K,
   legend: string,
-  options: readonly Option[],
+  options: readonly OptionSpec[],
   life: AbortSignal,
 ): HTMLElement {
   const group = uniqueId(name);
@@ -40,15 +37,15 @@ export function createRadios<Traits, K extends keyof Traits & string>(
 export interface Select {
   readonly element: HTMLElement;
   readonly input: HTMLSelectElement;
-  setOptions(options: readonly Option[]): void;
+  setOptions(options: readonly OptionSpec[]): void;
 }
 
 /** One of many, by a drop-down list bound to a trait that holds a text or a number. */
-export function createSelect<Traits, K extends keyof Traits & string>(
-  model: Model<Traits>,
+export function createSelect<Traits extends AnyTraits, K extends keyof Traits & string>(
+  model: AnyModel<Traits>,
   name: K,
   label: string,
-  options: readonly Option[],
+  options: readonly OptionSpec[],
   life: AbortSignal,
 ): Select {
   const id = uniqueId(name);
@@ -58,7 +55,7 @@ export function createSelect<Traits, K extends keyof Traits & string>(
   const show = (): void => {
     input.value = String(model.get(name));
   };
-  const setOptions = (some: readonly Option[]): void => {
+  const setOptions = (some: readonly OptionSpec[]): void => {
     input.replaceChildren(...some.map((option) => h("option", { value: option.value }, option.label)));
     show();
   };
@@ -68,8 +65,8 @@ export function createSelect<Traits, K extends keyof Traits & string>(
 }
 
 /** A tick box bound to a trait that is true or false. */
-export function createToggle<Traits, K extends keyof Traits & string>(
-  model: Model<Traits>,
+export function createToggle<Traits extends AnyTraits, K extends keyof Traits & string>(
+  model: AnyModel<Traits>,
   name: K,
   label: string,
   life: AbortSignal,
@@ -85,11 +82,11 @@ export function createToggle<Traits, K extends keyof Traits & string>(
 }
 
 /** Any number of a few: tick boxes bound to a trait that is a list of texts. `keyOf` gives what stands before a label. */
-export function createToggles<Traits, K extends keyof Traits & string>(
-  model: Model<Traits>,
+export function createToggles<Traits extends AnyTraits, K extends keyof Traits & string>(
+  model: AnyModel<Traits>,
   name: K,
   legend: string,
-  options: readonly Option[],
+  options: readonly OptionSpec[],
   life: AbortSignal,
   keyOf?: (value: string) => Node,
 ): HTMLFieldSetElement {
@@ -119,8 +116,8 @@ interface Limits {
  * A whole number in [min, max], typed or stepped, bound to a trait; what is out of range goes to the nearest limit. Limits
  * that depend on other traits are given as a function, and these traits as `watched`.
  */
-export function createNumber<Traits, K extends keyof Traits & string>(
-  model: Model<Traits>,
+export function createNumber<Traits extends AnyTraits, K extends keyof Traits & string>(
+  model: AnyModel<Traits>,
   name: K,
   label: string,
   limits: Limits | (() => Limits),

@@ -1,4 +1,5 @@
-import { listen, type Model } from "./anywidget";
+import type { AnyModel } from "@anywidget/types";
+import { type AnyTraits, listen } from "./traits";
 
 /** How long a kernel may be busy before the widget says so. */
 const PATIENCE = 4000;
@@ -12,7 +13,7 @@ export interface Kernel {
  * Messages to the kernel, with an eye on whether any comes back. `onWait` is told true when one has gone unanswered for some
  * seconds (the kernel is busy, or there is none: an exported page, a kernel that was shut down), and false when all is well.
  */
-export function connectKernel<Traits>(model: Model<Traits>, life: AbortSignal, onWait: (waiting: boolean) => void): Kernel {
+export function connectKernel<Traits extends AnyTraits>(model: AnyModel<Traits>, life: AbortSignal, onWait: (waiting: boolean) => void): Kernel {
   const pending = new Map<number, ReturnType<typeof setTimeout>>();
   let count = 0;
   listen(model, "msg:custom", life, (content) => {

@@ -1,22 +1,5 @@
 import { decimalsOf, formatKnob } from "./format";
-
-export interface Knob {
-  name: string;
-  label: string;
-  symbol: string;
-  unit: string;
-  help: string;
-  min: number;
-  max: number;
-  /** In the knob's unit, or on a log scale in decades. */
-  step: number;
-  scale: "linear" | "log";
-  default: number;
-  /** The value that the paper used, or null. */
-  paper: number | null;
-  /** The only values it takes, rising, where there are only some; limits, step and scale don't matter then. */
-  values?: readonly number[];
-}
+import type { KnobSpec } from "./specs";
 
 /** Maps a knob's value to the position of a range input and back. Positions on a log scale are log10 of the value. */
 export interface KnobScale {
@@ -30,7 +13,7 @@ export interface KnobScale {
 
 const clamp = (value: number, min: number, max: number): number => Math.min(max, Math.max(min, value));
 
-export function knobScale(knob: Knob): KnobScale {
+export function knobScale(knob: KnobSpec): KnobScale {
   if (knob.values) return listScale(knob.values);
   return knob.scale === "log" ? logScale(knob) : linearScale(knob);
 }
@@ -55,7 +38,7 @@ function listScale(values: readonly number[]): KnobScale {
   };
 }
 
-function linearScale({ min, max, step }: Knob): KnobScale {
+function linearScale({ min, max, step }: KnobSpec): KnobScale {
   const decimals = Math.max(decimalsOf(step), decimalsOf(min));
   return {
     min,
@@ -70,7 +53,7 @@ function linearScale({ min, max, step }: Knob): KnobScale {
 /** Positions have at most nine decimals, so that the range input, which counts in decimals, reaches its last one. */
 const nineDecimals = (position: number): number => Number(position.toFixed(9));
 
-function logScale(knob: Knob): KnobScale {
+function logScale(knob: KnobSpec): KnobScale {
   const min = nineDecimals(Math.log10(knob.min));
   const span = Math.log10(knob.max) - min;
   // A range input stops at the last whole step below its maximum: fit the steps to the range so that this is the maximum.

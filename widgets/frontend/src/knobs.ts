@@ -1,15 +1,16 @@
-import { assign, type Model, onChange } from "./anywidget";
+import type { AnyModel } from "@anywidget/types";
 import { h } from "./dom";
-import type { Knob } from "./knob_scale";
 import { createSlider } from "./slider";
+import type { KnobSpec } from "./specs";
+import { type AnyTraits, assign, onChange } from "./traits";
 
 /** Why a knob is off as things stand, or null when it isn't. */
-export type Reason = (knob: Knob) => string | null;
+export type Reason = (knob: KnobSpec) => string | null;
 
 /** A slider for each knob, bound to the trait of its name. `reasonFor` is asked again when one of `watched` changes. */
-export function createKnobs<Traits>(
-  model: Model<Traits>,
-  knobs: readonly Knob[],
+export function createKnobs<Traits extends AnyTraits>(
+  model: AnyModel<Traits>,
+  knobs: readonly KnobSpec[],
   life: AbortSignal,
   reasonFor: Reason = () => null,
   watched: readonly (keyof Traits & string)[] = [],

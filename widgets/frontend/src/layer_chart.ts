@@ -1,6 +1,7 @@
 import { symbol, symbolCircle, symbolSquare, symbolTriangle, line } from "d3-shape";
-import { axisPosition, calmDomain, type Domain, extentOf, type ScaleKind } from "./chart_scale";
+import { axisPosition, calmDomain, type Domain, extentOf } from "./chart_scale";
 import { createPlot, type Frame } from "./plot";
+import type { ChartSpec } from "./specs";
 import "./layer_chart.css";
 
 const SHAPES = { circle: symbolCircle, square: symbolSquare, triangle: symbolTriangle };
@@ -27,18 +28,6 @@ export interface LayerSeries {
   shift: number;
   hollow: boolean;
   isChosen: boolean;
-}
-
-export interface LayerChartSpec {
-  column: string;
-  label: string;
-  unit: string;
-  help: string;
-  digits: number;
-  color: string;
-  scale: ScaleKind;
-  domain: readonly [number | null, number | null];
-  reference: { value: number; label: string } | null;
 }
 
 export interface LayerChart {
@@ -73,7 +62,7 @@ const TRAIN_DASH = "1 3";
 
 /** Lines over layers, which stand at equal distances; the chosen layer lies on a band. */
 export function createLayerChart(
-  spec: LayerChartSpec,
+  spec: ChartSpec,
   layers: readonly string[],
   life: AbortSignal,
   options: { height: number; xLabel: string; onChoose(layer: number): void },

@@ -5,24 +5,7 @@ import { axisPosition, calmDomain, type Domain, extentOf, type ScaleKind } from 
 import { h, setText } from "./dom";
 import { formatFixed } from "./format";
 import { createPlot, type Frame } from "./plot";
-
-export interface ChartSpec {
-  column: string;
-  label: string;
-  unit: string;
-  help: string;
-  /** Limits of the y axis; null: from the data. */
-  domain: readonly [number | null, number | null];
-  scale: ScaleKind;
-  /** A y axis from the data reaches at least so far up. */
-  least?: number;
-  reference: { value: number; label: string } | null;
-  /** Further columns, each a thinner dashed line with a key; `color` names a colour of the theme, `dash` is an SVG dash pattern. */
-  others: readonly { column: string; label: string; color: string; dash?: string }[];
-  digits: number;
-  /** Names a colour variable of the theme. */
-  color: string;
-}
+import type { ChartSpec } from "./specs";
 
 export interface ChartEvent {
   step: number;
@@ -83,6 +66,9 @@ export function valueAt(xs: Float32Array, ys: Float32Array, x: number): number {
   return NaN;
 }
 
+/** Whether an axis of this kind has a place for any of the numbers: a line without one has no key either. */
+export const isDrawable = (column: Iterable<number>, kind: ScaleKind): boolean => extentOf([column], kind) !== null;
+
 /** The name of a line after a piece of it; `dash` is empty for a solid one, and not given for the usual dashes. */
 export function createKey(label: string, color: string, dash?: string): HTMLElement {
   const key = h("span", { class: "saelab-chart-key" });
@@ -100,9 +86,8 @@ export function createKey(label: string, color: string, dash?: string): HTMLElem
 export function createLineChart(spec: ChartSpec, life: AbortSignal, options: LineChartOptions = {}): LineChart {
   const { labelsEvents = false, xScale = "linear", ...layout } = options;
   const plot = createPlot({ ...spec, name: spec.column, ...layout }, life);
-  for (const { label, color, dash } of spec.others) {
-    plot.caption.append(" ", createKey(label, color, dash));
-  }
+  const keys = spec.others.map(({ label, color, dash }) => createKey(label, color, dash));
+  for (const key of keys) plot.caption.append(" ", key);
   const eventLayer = plot.under.append("g").attr("class", "saelab-events");
   const ghostLayer = plot.marks.append("g").attr("class", "saelab-ghosts");
   const reference = plot.marks.append("line").attr("class", "saelab-reference");
@@ -224,6 +209,10 @@ export function createLineChart(spec: ChartSpec, life: AbortSignal, options: Lin
     draw(data) {
       latest = data;
       plot.showValue(current()[1]);
+      keys.forEach((key, index) => {
+        // It keeps its place, so that nothing on the page moves.
+        key.classList.toggle("saelab-hidden", !isDrawable(data.others[index] ?? [], spec.scale));
+      });
       const ghosts = (data.ghosts ?? []).map(({ y }) => y);
       const fixed = [spec.least ?? NaN, spec.reference?.value ?? NaN];
       const extent = extentOf([data.y, ...data.others, ...ghosts, fixed], spec.scale);

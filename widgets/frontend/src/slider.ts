@@ -1,5 +1,6 @@
 import { h, KEEP_KEYS, setText, uniqueId } from "./dom";
-import { type Knob, knobScale } from "./knob_scale";
+import { knobScale } from "./knob_scale";
+import type { KnobSpec } from "./specs";
 import "./slider.css";
 
 export interface Slider {
@@ -11,7 +12,7 @@ export interface Slider {
 }
 
 /** The library's one slider: a native range input, so that keyboard, touch and screen readers work as everywhere. */
-export function createSlider(knob: Knob, life: AbortSignal, onInput: (value: number) => void): Slider {
+export function createSlider(knob: KnobSpec, life: AbortSignal, onInput: (value: number) => void): Slider {
   const scale = knobScale(knob);
   const id = uniqueId(knob.name);
   const text = (value: number): string => (knob.unit ? `${scale.format(value)} ${knob.unit}` : scale.format(value));

@@ -1,11 +1,13 @@
 /** Shows a widget in a page of its own, where there is no kernel: `Instrument.save_html` writes the rest of the page. */
-import type { Model, RenderContext } from "./anywidget";
+import type { AnyModel } from "@anywidget/types";
+import type { Widget } from "./widget";
 
 type State = Record<string, unknown>;
-type Handler = (content: unknown) => void;
+type Handler = (...content: any[]) => void;
 
 /** The model of a widget whose kernel is gone: traits can be set, and messages lead nowhere. */
-class StandaloneModel implements Model<State> {
+class StandaloneModel implements AnyModel<State> {
+  readonly widget_manager = { get_model: () => Promise.reject(new Error("This page has one widget.")) };
   private readonly handlers = new Map<string, Set<Handler>>();
 
   constructor(private readonly state: State) {}
@@ -33,8 +35,8 @@ class StandaloneModel implements Model<State> {
     this.handlers.set(event, handlers.add(handler));
   }
 
-  off(event: string, handler: Handler): void {
-    this.handlers.get(event)?.delete(handler);
+  off(event?: string | null, handler?: Handler | null): void {
+    if (event && handler) this.handlers.get(event)?.delete(handler);
   }
 }
 
@@ -53,6 +55,6 @@ function withBytes(value: unknown): unknown {
 const read = (id: string): unknown => JSON.parse(document.getElementById(id)!.textContent!);
 
 const url = URL.createObjectURL(new Blob([read("saelab-script") as string], { type: "text/javascript" }));
-const widget: { render(context: RenderContext<State>): unknown } = (await import(url)).default;
+const widget: Widget<any> = (await import(url)).default;
 const model = new StandaloneModel(withBytes(read("saelab-state")) as State);
-await widget.render({ model, el: document.getElementById("saelab-widget")! });
+widget.render({ model: model as AnyModel<any>, el: document.getElementById("saelab-widget")! });

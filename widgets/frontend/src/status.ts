@@ -1,7 +1,8 @@
-import { type Model, onChange } from "./anywidget";
+import type { AnyModel } from "@anywidget/types";
 import { h, setText } from "./dom";
 import { decodeFloat32 } from "./buffers";
 import { connectKernel, type Kernel } from "./kernel";
+import { onChange } from "./traits";
 
 export interface StatusTraits {
   status: string;
@@ -19,7 +20,7 @@ const NO_ANSWER = "The kernel does not answer: it is busy, or there is none. Wha
  * binary data, which are asked for again where they are missing: Colab drops the buffers of a widget's first state.
  */
 export function createStatus<Traits extends StatusTraits>(
-  model: Model<Traits>,
+  model: AnyModel<Traits>,
   life: AbortSignal,
   buffers: readonly (keyof Traits & string)[] = [],
 ): Status {

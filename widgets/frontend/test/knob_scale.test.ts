@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type Knob, knobScale } from "../src/knob_scale";
+import { knobScale } from "../src/knob_scale";
+import type { KnobSpec } from "../src/specs";
 
-const knob = (changes: Partial<Knob>): Knob => ({
+const knob = (changes: Partial<KnobSpec>): KnobSpec => ({
   name: "k", label: "K", symbol: "k", unit: "", help: "", min: 0, max: 1, step: 0.05, scale: "linear", default: 0, paper: null,
   ...changes,
 });

@@ -1,8 +1,8 @@
-import { type ChartSpec } from "../line_chart";
 import { h, KEEP_KEYS, replaceChildren, setText } from "../dom";
 import { type Context, type Effect, type Reading, shade, visible, visibleAlone } from "../feature_browser_math";
 import { formatCount, formatFixed, formatSigned } from "../format";
 import { createPlot } from "../plot";
+import type { ChartSpec } from "../specs";
 
 export type Charts = Record<"density" | "max_activation" | "probe_weight", ChartSpec>;
 

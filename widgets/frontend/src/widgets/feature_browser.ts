@@ -1,18 +1,18 @@
-import { assign, type Model, onChange, type RenderContext } from "../anywidget";
-import { decodeFloat32, Table } from "../buffers";
+import type { AnyModel } from "@anywidget/types";
+import { type Bytes, decodeFloat32, Table } from "../buffers";
 import { createButton, createNumber, createSelect, createToggle } from "../controls";
 import { h, KEEP_KEYS, setText, uniqueId } from "../dom";
 import { isBlank, isFound, listed, type Order, type Reading, visibleAlone } from "../feature_browser_math";
 import { formatCount, formatSigned } from "../format";
 import { oncePerFrame } from "../frame";
 import type { Kernel } from "../kernel";
-import { createStatus } from "../status";
+import { assign, onChange } from "../traits";
+import { type InstrumentTraits, widget } from "../widget";
 import { createCount, createLongList } from "./feature_browser.list";
 import { type Charts, createPage, formatPercent } from "./feature_browser.page";
-import "../theme.css";
 import "./feature_browser.css";
 
-interface Traits {
+interface Traits extends InstrumentTraits {
   feature: number;
   order: string;
   orders: readonly Order[];
@@ -22,16 +22,13 @@ interface Traits {
   reading: Reading | Record<string, never>;
   readings: readonly Reading[];
   stale: boolean;
-  listing: unknown;
+  listing: Bytes;
   columns: readonly string[];
   top_tokens: readonly string[];
   charts: Charts;
-  kernel: boolean;
-  status: string;
-  error: string;
 }
 
-type BrowserModel = Model<Traits>;
+type BrowserModel = AnyModel<Traits>;
 
 /** How long typing has to rest before it is searched for, in milliseconds. */
 const TYPING = 200;
@@ -154,11 +151,8 @@ function createNotice(model: BrowserModel, kernel: Kernel, life: AbortSignal): H
   return element;
 }
 
-function render({ model, el }: RenderContext<Traits>): () => void {
-  const life = new AbortController();
-  const { signal } = life;
+export default widget<Traits>("feature-browser", ["listing"], ({ model, root, life, kernel, drawn }) => {
   const view = new View(model);
-  const status = createStatus(model, signal, ["listing"]);
   const choose = (feature: number): void => assign(model, "feature", feature);
 
   function fillRow(row: HTMLElement, feature: number): void {
@@ -175,7 +169,7 @@ function render({ model, el }: RenderContext<Traits>): () => void {
     if (Number.isFinite(weight)) row.append(h("span", { class: "saelab-number" }, weight ? formatSigned(weight, 2) : "–"));
   }
 
-  const list = createLongList("Features", fillRow, choose, signal);
+  const list = createLongList("Features", fillRow, choose, life);
   const head = h(
     "div",
     { class: "saelab-list-head", "aria-hidden": "true" },
@@ -184,7 +178,7 @@ function render({ model, el }: RenderContext<Traits>): () => void {
   const count = createCount();
   const largestWeight = (): number => view.column("probe_weight").reduce((most, weight) => Math.max(most, Math.abs(weight)), 0);
   const topToken = (feature: number): string => model.get("top_tokens")[feature] ?? "";
-  const page = createPage({ charts: model.get("charts"), largestWeight, topToken, choose }, signal);
+  const page = createPage({ charts: model.get("charts"), largestWeight, topToken, choose }, life);
 
   let rows: number[] = [];
   const previous = createButton("previous", "Previous", () => move(-1));
@@ -206,6 +200,7 @@ function render({ model, el }: RenderContext<Traits>): () => void {
   function showFeature(): void {
     const feature = model.get("feature");
     list.choose(feature);
+    drawn();
     previous.disabled = neighbour(-1) === undefined;
     next.disabled = neighbour(1) === undefined;
     const reading = view.readingOf(feature);
@@ -240,39 +235,29 @@ function render({ model, el }: RenderContext<Traits>): () => void {
   const show = oncePerFrame(() => {
     view.refresh();
     showList();
-  }, signal);
+  }, life);
 
-  const order = createSelect(model, "order", "Order", model.get("orders"), signal);
+  const order = createSelect(model, "order", "Order", model.get("orders"), life);
   const limits = (): { min: number; max: number } => ({ min: 0, max: Math.max(0, model.get("top_tokens").length - 1) });
-  const root = h(
-    "div",
-    { class: "saelab saelab-root saelab-feature-browser" },
-    h(
-      "div",
-      { class: "saelab-toolbar" },
-      createNumber(model, "feature", "Feature", limits, signal, ["top_tokens"]),
-      previous,
-      next,
-      order.element,
-      createSearch(model, signal),
-      createToggle(model, "show_dead", "Show dead", signal),
-    ),
-    createNotice(model, status, signal),
-    h("div", { class: "saelab-browser" }, h("div", { class: "saelab-browser-list" }, head, list.element, count.element), page.element),
-    status.element,
-  );
-  onChange(model, ["orders"], signal, () => order.setOptions(model.get("orders")));
-  onChange(model, ["listing", "columns", "top_tokens", "readings", "order", "search", "found", "show_dead"], signal, show);
-  onChange(model, ["feature", "reading"], signal, () => {
+  onChange(model, ["orders"], life, () => order.setOptions(model.get("orders")));
+  onChange(model, ["listing", "columns", "top_tokens", "readings", "order", "search", "found", "show_dead"], life, show);
+  onChange(model, ["feature", "reading"], life, () => {
     view.refresh();
     showFeature();
   });
-  el.append(root);
-  showList();
-  return () => {
-    life.abort();
-    root.remove();
-  };
-}
-
-export default { render };
+  show(); // once the list is in the page and has a height
+  return [
+    h(
+      "div",
+      { class: "saelab-toolbar" },
+      createNumber(model, "feature", "Feature", limits, life, ["top_tokens"]),
+      previous,
+      next,
+      order.element,
+      createSearch(model, life),
+      createToggle(model, "show_dead", "Show dead", life),
+    ),
+    createNotice(model, kernel, life),
+    h("div", { class: "saelab-browser" }, h("div", { class: "saelab-browser-list" }, head, list.element, count.element), page.element),
+  ];
+});

@@ -1,6 +1,6 @@
+import type { AnyModel } from "@anywidget/types";
 import { line } from "d3-shape";
-import { assign, type Model, onChange, type RenderContext } from "../anywidget";
-import { decodeFloat32 } from "../buffers";
+import { type Bytes, decodeFloat32 } from "../buffers";
 import { calmDomain, type Domain, extentOf } from "../chart_scale";
 import { createButton, createNumber } from "../controls";
 import { h, setText } from "../dom";
@@ -22,14 +22,14 @@ import {
 } from "../gate_math";
 import type { Kernel } from "../kernel";
 import { createKnobs } from "../knobs";
-import type { Knob } from "../knob_scale";
-import { type ChartSpec, createLineChart } from "../line_chart";
+import { createLineChart } from "../line_chart";
 import { createPlot, type Frame, type Plot } from "../plot";
-import { createStatus } from "../status";
-import "../theme.css";
+import type { ChartSpec, KnobSpec } from "../specs";
+import { assign, onChange } from "../traits";
+import { type InstrumentTraits, widget } from "../widget";
 import "./gate_explorer.css";
 
-interface Traits {
+interface Traits extends InstrumentTraits {
   gate_threshold: number;
   feature_threshold_offset: number;
   natural: number;
@@ -39,20 +39,17 @@ interface Traits {
   thresholds: readonly number[];
   naturals: readonly number[];
   columns: readonly string[];
-  curves: unknown;
-  densities: unknown;
-  rows: unknown;
+  curves: Bytes;
+  densities: Bytes;
+  rows: Bytes;
   rows_of: Look;
-  shipped: unknown;
+  shipped: Bytes;
   shipped_of: readonly Look[];
-  knobs: readonly Knob[];
+  knobs: readonly KnobSpec[];
   charts: readonly ChartSpec[];
-  status: string;
-  error: string;
-  kernel: boolean;
 }
 
-type GateModel = Model<Traits>;
+type GateModel = AnyModel<Traits>;
 
 /** Everything that is drawn, as the traits stand. */
 interface Scene {
@@ -340,25 +337,24 @@ function createWhole(model: GateModel, life: AbortSignal): { element: HTMLElemen
   };
 }
 
-function createReason(model: GateModel): (knob: Knob) => string | null {
+function createReason(model: GateModel): (knob: KnobSpec) => string | null {
   return ({ name }) =>
     name === "natural" && model.get("architecture") === "standard" ? "Off: the magnitudes of a standard SAE have no shift." : null;
 }
 
 const DRAWN = ["gate_threshold", "feature_threshold_offset", "natural", "feature", "curves", "rows", "rows_of", "shipped", "shipped_of", "n_rows"] as const;
 
-function createPanels(model: GateModel, kernel: Kernel, root: HTMLElement, life: AbortSignal): HTMLElement[] {
+function createPanels(model: GateModel, kernel: Kernel, drawn: () => void, life: AbortSignal): HTMLElement[] {
   const sceneNow = createScene(model);
   const feature = createFeature(life);
   const whole = createWhole(model, life);
   const describe = atMostEvery(1000, () => [feature, whole].forEach((part) => part.describe()), life);
-  let draws = 0;
   const draw = (): void => {
     const scene = sceneNow();
     feature.draw(scene, model.get("kernel"));
     whole.draw(scene);
     describe();
-    root.dataset.draws = String(++draws);
+    drawn();
   };
   const redraw = oncePerFrame(draw, life);
   onChange(model, DRAWN, life, redraw);
@@ -372,17 +368,7 @@ function createPanels(model: GateModel, kernel: Kernel, root: HTMLElement, life:
   ];
 }
 
-function render({ model, el }: RenderContext<Traits>): () => void {
-  const life = new AbortController();
-  const { signal } = life;
-  const root = h("div", { class: "saelab saelab-root saelab-gate-explorer", "data-draws": 0 });
-  const status = createStatus(model, signal, ["curves", "densities", "rows", "shipped"]);
-  root.append(createPicker(model, signal), ...createPanels(model, status, root, signal), status.element);
-  el.append(root);
-  return () => {
-    life.abort();
-    root.remove();
-  };
-}
-
-export default { render };
+export default widget<Traits>("gate-explorer", ["curves", "densities", "rows", "shipped"], ({ model, kernel, life, drawn }) => [
+  createPicker(model, life),
+  ...createPanels(model, kernel, drawn, life),
+]);

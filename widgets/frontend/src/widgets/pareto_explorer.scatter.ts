@@ -11,33 +11,15 @@ import {
   type SymbolType,
   symbolWye,
 } from "d3-shape";
-import { calmDomain, type Domain, extentOf, type ScaleKind } from "../chart_scale";
-import type { Option } from "../controls";
+import { calmDomain, type Domain, extentOf } from "../chart_scale";
 import { KEEP_KEYS } from "../dom";
 import { groupRows, nearestRow, placeAfterKey, roundLimits, rowsAlong, type Spot } from "../pareto_explorer_math";
 import { createPlot, type Frame } from "../plot";
-
-export interface Quantity {
-  column: string;
-  label: string;
-  unit: string;
-  help: string;
-  digits: number;
-  /** Names a colour of the theme. */
-  color: string;
-  reference: { value: number; label: string } | null;
-  scales: { x: ScaleKind; y: ScaleKind };
-}
-
-/** How an architecture is drawn; `color` names a colour of the theme. */
-export interface Series extends Option {
-  color: string;
-  shape: string;
-}
+import type { QuantitySpec, SeriesSpec } from "../specs";
 
 /** One axis: its quantity, and a number of it for each row. */
 export interface Axis {
-  quantity: Quantity;
+  quantity: QuantitySpec;
   values: Float32Array;
 }
 
@@ -45,7 +27,7 @@ export interface ScatterData {
   x: Axis;
   y: Axis;
   /** Of each row. */
-  series: readonly Series[];
+  series: readonly SeriesSpec[];
   /** Of each row; marks with equal ones are joined. */
   lines: readonly number[];
   included: (row: number) => boolean;
@@ -75,17 +57,17 @@ const SIZE = 62;
 const HIT = 13;
 const HEIGHT = 372;
 
-const pathOf = ({ shape }: Series): string => symbol(SHAPES[shape] ?? symbolCircle, SIZE)() ?? "";
+const pathOf = ({ shape }: SeriesSpec): string => symbol(SHAPES[shape] ?? symbolCircle, SIZE)() ?? "";
 
 /** An architecture's mark on its own, for a key. */
-export function createKey(series: Series): SVGSVGElement {
+export function createKey(series: SeriesSpec): SVGSVGElement {
   const svg = create("svg:svg").attr("class", "saelab-mark-key").attr("viewBox", "-8 -8 16 16").attr("aria-hidden", "true");
   svg.append("path").attr("d", pathOf(series)).style("--mark", `var(--saelab-${series.color})`);
   return svg.node() as SVGSVGElement;
 }
 
 /** The unit, unless the label says it: dead features are counted in features. */
-export const unitOf = ({ label, unit }: Quantity): string => (label.toLowerCase().includes(unit) ? "" : unit);
+export const unitOf = ({ label, unit }: QuantitySpec): string => (label.toLowerCase().includes(unit) ? "" : unit);
 
 /** Marks of SAEs over two quantities: a list box, of which each mark is an option, in order of x. */
 export function createScatter(life: AbortSignal, onChoose: (row: number) => void, onPoint: (row: number) => void): Scatter {
@@ -158,7 +140,7 @@ export function createScatter(life: AbortSignal, onChoose: (row: number) => void
     empty.attr("display", rows.length ? "none" : null).attr("x", (left + right) / 2).attr("y", (top + bottom) / 2);
   }
 
-  function paintMarks(series: readonly Series[], labelOf: (row: number) => string, spotOf: Map<number, Spot>): void {
+  function paintMarks(series: readonly SeriesSpec[], labelOf: (row: number) => string, spotOf: Map<number, Spot>): void {
     const focused = (list.node()!.getRootNode() as Document | ShadowRoot).activeElement;
     marks()
       .data(rows, (row) => row)

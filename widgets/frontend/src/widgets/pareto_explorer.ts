@@ -1,12 +1,13 @@
-import { assign, type Model, onChange, type RenderContext } from "../anywidget";
-import { decodeFloat32, Table } from "../buffers";
+import type { AnyModel } from "@anywidget/types";
+import { type Bytes, decodeFloat32, Table } from "../buffers";
 import { createSelect, createToggles } from "../controls";
 import { h, setText } from "../dom";
 import { formatFixed } from "../format";
 import { oncePerFrame } from "../frame";
-import { createStatus } from "../status";
-import { createKey, createScatter, type Quantity, type Series, unitOf } from "./pareto_explorer.scatter";
-import "../theme.css";
+import type { QuantitySpec, SeriesSpec } from "../specs";
+import { assign, onChange } from "../traits";
+import { type InstrumentTraits, widget } from "../widget";
+import { createKey, createScatter, unitOf } from "./pareto_explorer.scatter";
 import "./pareto_explorer.css";
 
 interface Sae {
@@ -19,27 +20,24 @@ interface Sae {
   note: string;
 }
 
-interface Traits {
+interface Traits extends InstrumentTraits {
   x: string;
   y: string;
   architectures: readonly string[];
   chosen: number;
-  numbers: unknown;
-  quantities: readonly Quantity[];
+  numbers: Bytes;
+  quantities: readonly QuantitySpec[];
   saes: readonly Sae[];
-  series: readonly Series[];
-  status: string;
-  error: string;
-  kernel: boolean;
+  series: readonly SeriesSpec[];
 }
 
-type ParetoModel = Model<Traits>;
+type ParetoModel = AnyModel<Traits>;
 
 /** The sweep as the page knows it. */
 interface Sweep {
-  quantity(column: string): Quantity;
+  quantity(column: string): QuantitySpec;
   column(name: string): Float32Array;
-  seriesOf(row: number): Series;
+  seriesOf(row: number): SeriesSpec;
   /** A number as its quantity writes it. */
   written(column: string, row: number): string;
   /** Architecture, L1 penalty and what is on the axes. */
@@ -59,7 +57,7 @@ function createSweep(model: ParetoModel): Sweep {
     return known;
   };
   const written = (name: string, row: number): string => formatFixed(column(name)[row] ?? NaN, quantities.get(name)!.digits);
-  const seriesOf = (row: number): Series => series.get(model.get("saes")[row]!.architecture)!;
+  const seriesOf = (row: number): SeriesSpec => series.get(model.get("saes")[row]!.architecture)!;
   return {
     column,
     written,
@@ -129,14 +127,10 @@ function createControls(model: ParetoModel, life: AbortSignal): HTMLElement {
   );
 }
 
-function render({ model, el }: RenderContext<Traits>): () => void {
-  const life = new AbortController();
-  const { signal } = life;
-  const root = h("div", { class: "saelab saelab-root saelab-pareto", "data-draws": 0 });
+export default widget<Traits>("pareto", ["numbers"], ({ model, life, drawn }) => {
   const sweep = createSweep(model);
-  const card = createCard(model, sweep, signal);
-  const scatter = createScatter(signal, (row) => assign(model, "chosen", row), card.point);
-  let draws = 0;
+  const card = createCard(model, sweep, life);
+  const scatter = createScatter(life, (row) => assign(model, "chosen", row), card.point);
   const draw = (): void => {
     const saes = model.get("saes");
     const shown = new Set(model.get("architectures"));
@@ -149,21 +143,14 @@ function render({ model, el }: RenderContext<Traits>): () => void {
       included: (row) => shown.has(saes[row]!.architecture),
       labelOf: sweep.label,
     });
-    root.dataset.draws = String(++draws);
+    drawn();
   };
-  const redraw = oncePerFrame(draw, signal);
+  const redraw = oncePerFrame(draw, life);
   const choose = (): void => scatter.choose(model.get("chosen"));
-  onChange(model, ["x", "y", "architectures", "numbers"], signal, redraw);
-  onChange(model, ["chosen"], signal, choose);
+  onChange(model, ["x", "y", "architectures", "numbers"], life, redraw);
+  onChange(model, ["chosen"], life, choose);
   choose();
   redraw();
   const panel = h("div", { class: "saelab-panel saelab-pareto-panel" }, scatter.element, card.element);
-  root.append(createControls(model, signal), panel, createStatus(model, signal, ["numbers"]).element);
-  el.append(root);
-  return () => {
-    life.abort();
-    root.remove();
-  };
-}
-
-export default { render };
+  return [createControls(model, life), panel];
+});

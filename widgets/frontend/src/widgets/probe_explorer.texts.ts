@@ -1,7 +1,8 @@
-import { type Model } from "../anywidget";
-import { createButton, createRadios, type Option } from "../controls";
+import type { AnyModel } from "@anywidget/types";
+import { createButton, createRadios } from "../controls";
 import { h, KEEP_KEYS, setText } from "../dom";
 import { formatCount } from "../format";
+import type { OptionSpec } from "../specs";
 
 export interface LabelledText {
   text: string;
@@ -13,7 +14,7 @@ export interface LabelledText {
 interface TextTraits {
   texts: readonly LabelledText[];
   shown: string;
-  options: { shown: readonly Option[] };
+  options: { shown: readonly OptionSpec[] };
 }
 
 export interface TextList {
@@ -25,7 +26,7 @@ export interface TextList {
 const PAGE = 100;
 
 /** The texts that a probe gets wrong, or right, in pages that scroll within a fixed height. */
-export function createTextList<Traits extends TextTraits>(model: Model<Traits>, life: AbortSignal): TextList {
+export function createTextList<Traits extends TextTraits>(model: AnyModel<Traits>, life: AbortSignal): TextList {
   const texts = model.get("texts");
   const list = h("ul", { class: "saelab-probe-texts", tabindex: 0, "aria-label": "Texts", ...KEEP_KEYS });
   const count = h("strong", { "data-show": "count" });

@@ -1,12 +1,11 @@
-import { assign, type Model, onChange, type RenderContext } from "../anywidget";
-import { decodeBytes, decodeFloat32 } from "../buffers";
-import { createRadios, createSelect, type Option } from "../controls";
+import type { AnyModel } from "@anywidget/types";
+import { type Bytes, decodeBytes, decodeFloat32 } from "../buffers";
+import { createRadios, createSelect } from "../controls";
 import { h, setText } from "../dom";
 import { formatCount, formatFixed } from "../format";
 import { atMostEvery, oncePerFrame } from "../frame";
 import { createKnobs } from "../knobs";
-import type { Knob } from "../knob_scale";
-import { createLayerChart, createSwatch, type LayerChartSpec, type LayerSeries, type Mark } from "../layer_chart";
+import { createLayerChart, createSwatch, type LayerSeries, type Mark } from "../layer_chart";
 import {
   type Axes,
   bytesFor,
@@ -20,12 +19,13 @@ import {
   samePlace,
   without,
 } from "../probe_math";
-import { createStatus } from "../status";
+import type { ChartSpec, KnobSpec, OptionSpec } from "../specs";
+import { assign, onChange } from "../traits";
+import { type InstrumentTraits, widget } from "../widget";
 import { createTextList, type LabelledText } from "./probe_explorer.texts";
-import "../theme.css";
 import "./probe_explorer.css";
 
-interface Traits {
+interface Traits extends InstrumentTraits {
   layer: number;
   representation: string;
   l1_coefficient: number;
@@ -33,26 +33,23 @@ interface Traits {
   part: string;
   shown: string;
   options: {
-    layer: readonly Option[];
-    representation: readonly Option[];
-    part: readonly Option[];
-    shown: readonly Option[];
+    layer: readonly OptionSpec[];
+    representation: readonly OptionSpec[];
+    part: readonly OptionSpec[];
+    shown: readonly OptionSpec[];
   };
-  knobs: readonly Knob[];
-  charts: readonly (LayerChartSpec & { others: readonly { column: string; label: string }[] })[];
+  knobs: readonly KnobSpec[];
+  charts: readonly ChartSpec[];
   columns: readonly string[];
   texts: readonly LabelledText[];
-  numbers: unknown;
-  wrong: unknown;
-  tested: unknown;
-  live: unknown;
-  live_wrong: unknown;
-  status: string;
-  error: string;
-  kernel: boolean;
+  numbers: Bytes;
+  wrong: Bytes;
+  tested: Bytes;
+  live: Bytes;
+  live_wrong: Bytes;
 }
 
-type ExplorerModel = Model<Traits>;
+type ExplorerModel = AnyModel<Traits>;
 
 /** As in `saelab.figures.probe_by_layer`. */
 const MARKS: Record<string, Mark> = {
@@ -80,7 +77,7 @@ interface View {
 
 function read(model: ExplorerModel): View {
   const options = model.get("options");
-  const indexOf = (some: readonly Option[], value: unknown): number => some.findIndex((one) => one.value === String(value));
+  const indexOf = (some: readonly OptionSpec[], value: unknown): number => some.findIndex((one) => one.value === String(value));
   const l1s = model.get("knobs").find(({ name }) => name === "l1_coefficient")?.values ?? [];
   const axes: Axes = {
     l1s: l1s.length,
@@ -238,21 +235,37 @@ function createCharts(model: ExplorerModel, life: AbortSignal): { element: HTMLE
   return { element: h("div", { class: "saelab-probe-charts" }, accuracy.element, counts.element), show };
 }
 
-function render({ model, el }: RenderContext<Traits>): () => void {
-  const life = new AbortController();
-  const { signal } = life;
-  const root = h("div", { class: "saelab saelab-root saelab-probe-explorer", "data-draws": 0 });
-  const status = createStatus(model, signal, ["numbers", "wrong", "tested", "live", "live_wrong"]);
+const BUFFERS = ["numbers", "wrong", "tested", "live", "live_wrong"] as const;
+
+export default widget<Traits>("probe-explorer", BUFFERS, ({ model, root, life, drawn }) => {
   const numbers = createNumbers(model);
-  const charts = createCharts(model, signal);
-  const texts = createTextList(model, signal);
-  const reason = (knob: Knob): string | null => {
+  const charts = createCharts(model, life);
+  const texts = createTextList(model, life);
+  const reason = (knob: KnobSpec): string | null => {
     if (knob.name === "l1_coefficient") return (knob.values?.length ?? 0) > 1 ? null : "Off: there is one.";
     return model.get("kernel") ? null : "Off: this page has no kernel, which would have to compute.";
   };
-  const knobs = createKnobs(model, model.get("knobs"), signal, reason);
-  root.append(
-    createChoices(model, signal),
+  const knobs = createKnobs(model, model.get("knobs"), life, reason);
+  // What was computed at some gate threshold is of one place; elsewhere a page without a kernel has 0 alone.
+  const lookUp = (): void => {
+    if (!model.get("kernel") && model.get("gate_threshold") !== 0 && read(model).live === null) assign(model, "gate_threshold", 0);
+  };
+  onChange(model, ["layer", "l1_coefficient", "part"], life, lookUp);
+
+  const draw = (): void => {
+    const view = read(model);
+    numbers.show(view);
+    charts.show(view);
+    texts.show(view.wrong, without(view.tested, view.wrong));
+    root.classList.toggle("saelab-probe-pending", view.isPending);
+    drawn();
+  };
+  const redraw = oncePerFrame(draw, life);
+  const shown: (keyof Traits & string)[] = ["layer", "representation", "l1_coefficient", "gate_threshold", "part"];
+  onChange(model, [...shown, "shown", ...BUFFERS], life, redraw);
+  redraw();
+  return [
+    createChoices(model, life),
     h(
       "div",
       { class: "saelab-panel saelab-probe-panel" },
@@ -260,33 +273,5 @@ function render({ model, el }: RenderContext<Traits>): () => void {
       charts.element,
     ),
     texts.element,
-    status.element,
-  );
-
-  // What was computed at some gate threshold is of one place; elsewhere a page without a kernel has 0 alone.
-  const lookUp = (): void => {
-    if (!model.get("kernel") && model.get("gate_threshold") !== 0 && read(model).live === null) assign(model, "gate_threshold", 0);
-  };
-  onChange(model, ["layer", "l1_coefficient", "part"], signal, lookUp);
-
-  let draws = 0;
-  const draw = (): void => {
-    const view = read(model);
-    numbers.show(view);
-    charts.show(view);
-    texts.show(view.wrong, without(view.tested, view.wrong));
-    root.classList.toggle("saelab-probe-pending", view.isPending);
-    root.dataset.draws = String(++draws);
-  };
-  const redraw = oncePerFrame(draw, signal);
-  const shown: (keyof Traits & string)[] = ["layer", "representation", "l1_coefficient", "gate_threshold", "part"];
-  onChange(model, [...shown, "shown", "numbers", "wrong", "tested", "live", "live_wrong"], signal, redraw);
-  redraw();
-  el.append(root);
-  return () => {
-    life.abort();
-    root.remove();
-  };
-}
-
-export default { render };
+  ];
+});

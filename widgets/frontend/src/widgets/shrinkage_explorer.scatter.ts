@@ -27,7 +27,7 @@ const TICK = 8;
 const RADIUS = 1.8;
 
 /** True against learned magnitudes. The points are thousands, so they are on a canvas behind the drawing. */
-export function createScatter(life: AbortSignal, height: number): Scatter {
+export function createScatter(root: HTMLElement, life: AbortSignal, height: number): Scatter {
   const plot = createPlot(
     {
       name: "magnitudes",
@@ -126,7 +126,7 @@ export function createScatter(life: AbortSignal, height: number): Scatter {
     }
     canvas.dataset.points = String(found.x.length + missed.length + falseAlarms.length);
   }
-  onThemeChange(life, () => {
+  onThemeChange(root, life, () => {
     inks = null;
     paintPoints();
   });

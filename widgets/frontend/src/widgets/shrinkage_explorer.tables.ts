@@ -2,13 +2,7 @@ import { h, setText } from "../dom";
 import { formatFixed } from "../format";
 import { createKey } from "../line_chart";
 import type { Numbers } from "../shrinkage_math";
-
-export interface Formula {
-  name: "corrected" | "v1" | "projection" | "norm_ratio";
-  label: string;
-  formula: string;
-  dash: string;
-}
+import type { FormulaSpec } from "../specs";
 
 export interface Tables {
   readonly element: HTMLElement;
@@ -77,7 +71,7 @@ function createStrip(): { element: HTMLElement; show(before: number, after: numb
 }
 
 /** The four formulas on one axis, and what a repair changes and what it does not. */
-export function createTables(formulas: readonly Formula[]): Tables {
+export function createTables(formulas: readonly FormulaSpec[]): Tables {
   const pairs = new Map<Name, Pair>();
   const strips = new Map<Name, ReturnType<typeof createStrip>>();
   const pair = (name: Name, format: (value: number) => string): readonly HTMLElement[] => {

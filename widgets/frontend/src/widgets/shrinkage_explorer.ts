@@ -1,44 +1,41 @@
-import { assign, type Model, onChange, type RenderContext } from "../anywidget";
-import { decodeFloat32 } from "../buffers";
+import type { AnyModel } from "@anywidget/types";
+import { type Bytes, decodeFloat32 } from "../buffers";
 import type { Domain } from "../chart_scale";
-import { createRadios, type Option } from "../controls";
+import { createRadios } from "../controls";
 import { h, setText } from "../dom";
 import { formatFixed } from "../format";
 import { atMostEvery, oncePerFrame } from "../frame";
 import { createKnobs } from "../knobs";
-import type { Knob } from "../knob_scale";
-import { type ChartSpec, createLineChart } from "../line_chart";
+import { createLineChart } from "../line_chart";
 import { magnitudesOf, type Numbers, type Repair, type TwoNumbers } from "../shrinkage_math";
 import { createSlider } from "../slider";
-import { createStatus } from "../status";
+import type { ChartSpec, FormulaSpec, KnobSpec, OptionSpec } from "../specs";
+import { assign, onChange } from "../traits";
+import { type InstrumentTraits, widget } from "../widget";
 import { type Cell, type Grid, readGrid, repairCell, type RepairKind, type Shape } from "./shrinkage_explorer.grid";
 import { createScatter } from "./shrinkage_explorer.scatter";
-import { createTables, type Formula } from "./shrinkage_explorer.tables";
-import "../theme.css";
+import { createTables } from "./shrinkage_explorer.tables";
 import "./shrinkage_explorer.css";
 
-interface Traits {
+interface Traits extends InstrumentTraits {
   l1_coefficient: number;
   noise: number;
   rescale: number;
   shift: number;
   repair: RepairKind;
-  options: { repair: readonly Option<RepairKind>[] };
-  knobs: readonly Knob[];
-  formulas: readonly Formula[];
+  options: { repair: readonly OptionSpec<RepairKind>[] };
+  knobs: readonly KnobSpec[];
+  formulas: readonly FormulaSpec[];
   bias_chart: ChartSpec;
   shape: Shape;
-  inputs: unknown;
-  true_codes: unknown;
-  codes: unknown;
-  dictionaries: unknown;
-  fits: unknown;
-  status: string;
-  error: string;
-  kernel: boolean;
+  inputs: Bytes;
+  true_codes: Bytes;
+  codes: Bytes;
+  dictionaries: Bytes;
+  fits: Bytes;
 }
 
-type ExplorerModel = Model<Traits>;
+type ExplorerModel = AnyModel<Traits>;
 
 const BUFFERS = ["inputs", "true_codes", "codes", "dictionaries"] as const;
 const CONTROLS = ["l1_coefficient", "noise", "rescale", "shift", "repair"] as const;
@@ -52,7 +49,7 @@ function repairOf(model: ExplorerModel, grid: Grid, fits: Float32Array, cell: Ce
 }
 
 /** The two numbers on the sliders. Moving one goes on by hand from where both stand. */
-function createRepairSliders(model: ExplorerModel, knobs: readonly Knob[], life: AbortSignal) {
+function createRepairSliders(model: ExplorerModel, knobs: readonly KnobSpec[], life: AbortSignal) {
   let shown: TwoNumbers = { rescale: model.get("rescale"), shift: model.get("shift") };
   const sliders = knobs.map((knob) => {
     const slider = createSlider(knob, life, (value) => {
@@ -95,20 +92,16 @@ function noteOf(model: ExplorerModel, grid: Grid, fits: Float32Array, repair: Re
   return places.length ? `Not fitted here. This page has it at ${places.join("; ")}.` : "Not fitted here.";
 }
 
-function render({ model, el }: RenderContext<Traits>): () => void {
-  const life = new AbortController();
-  const { signal } = life;
-  const root = h("div", { class: "saelab saelab-root saelab-shrinkage-explorer", "data-draws": 0 });
-  const status = createStatus(model, signal, [...BUFFERS, "fits"]);
+export default widget<Traits>("shrinkage-explorer", [...BUFFERS, "fits"], ({ model, root, life, drawn }) => {
   const knobs = model.get("knobs");
-  const isRepair = ({ name }: Knob): boolean => name === "rescale" || name === "shift";
-  const sliders = createRepairSliders(model, knobs.filter(isRepair), signal);
-  const radios = createRadios(model, "repair", "Repair", model.get("options").repair, signal);
+  const isRepair = ({ name }: KnobSpec): boolean => name === "rescale" || name === "shift";
+  const sliders = createRepairSliders(model, knobs.filter(isRepair), life);
+  const radios = createRadios(model, "repair", "Repair", model.get("options").repair, life);
   radios.classList.add("saelab-repair");
   const each = radios.querySelector<HTMLInputElement>('[value="each_feature"]')!;
   const note = h("p", { class: "saelab-help saelab-repair-note", "data-show": "repair" });
-  const scatter = createScatter(signal, HEIGHT);
-  const biases = createLineChart(model.get("bias_chart"), signal, { xLabel: "L1 penalty", xScale: "log", height: HEIGHT });
+  const scatter = createScatter(root, life, HEIGHT);
+  const biases = createLineChart(model.get("bias_chart"), life, { xLabel: "L1 penalty", xScale: "log", height: HEIGHT });
   const tables = createTables(model.get("formulas"));
 
   let grid = readGrid(model.get("shape"), bufferTraits());
@@ -124,14 +117,13 @@ function render({ model, el }: RenderContext<Traits>): () => void {
       scatter.describe();
       biases.describe();
     },
-    signal,
+    life,
   );
 
-  let draws = 0;
   function draw(): void {
     if (grid) drawCell(grid);
     describe();
-    root.dataset.draws = String(++draws);
+    drawn();
   }
 
   function drawCell(from: Grid): void {
@@ -167,25 +159,26 @@ function render({ model, el }: RenderContext<Traits>): () => void {
     setText(note, noteOf(model, from, fits, repair) + off);
   }
 
-  const redraw = oncePerFrame(draw, signal);
-  onChange(model, CONTROLS, signal, redraw);
-  onChange(model, [...BUFFERS, "shape"], signal, () => {
+  const redraw = oncePerFrame(draw, life);
+  onChange(model, CONTROLS, life, redraw);
+  onChange(model, [...BUFFERS, "shape"], life, () => {
     grid = readGrid(model.get("shape"), bufferTraits());
     redraw();
   });
-  onChange(model, ["fits"], signal, () => {
+  onChange(model, ["fits"], life, () => {
     fits = decodeFloat32(model.get("fits"));
     redraw();
   });
 
-  root.append(
+  redraw();
+  return [
     h(
       "div",
       { class: "saelab-panel" },
       h(
         "div",
         { class: "saelab-shrinkage-controls" },
-        createKnobs(model, knobs.filter((one) => !isRepair(one)), signal),
+        createKnobs(model, knobs.filter((one) => !isRepair(one)), life),
         h("div", {}, radios, note),
         sliders.element,
       ),
@@ -196,14 +189,5 @@ function render({ model, el }: RenderContext<Traits>): () => void {
         tables.element,
       ),
     ),
-    status.element,
-  );
-  el.append(root);
-  redraw();
-  return () => {
-    life.abort();
-    root.remove();
-  };
-}
-
-export default { render };
+  ];
+});

@@ -1,51 +1,45 @@
-import { assign, type Model, onChange, type RenderContext } from "../anywidget";
-import { decodeFloat32, Table } from "../buffers";
+import type { AnyModel } from "@anywidget/types";
+import { type Bytes, decodeFloat32, Table } from "../buffers";
 import { stepDomain } from "../chart_scale";
-import { createButton, createNumber, createRadios, createSelect, createToggles, type Option } from "../controls";
+import { createButton, createNumber, createRadios, createSelect, createToggles } from "../controls";
 import { h, KEEP_KEYS, replaceChildren, setText } from "../dom";
 import { formatCount, formatRate } from "../format";
 import { atMostEvery, oncePerFrame } from "../frame";
 import type { Kernel } from "../kernel";
 import { createKnobs } from "../knobs";
-import type { Knob } from "../knob_scale";
-import { type ChartEvent, type ChartSpec, createLineChart } from "../line_chart";
-import { createStatus } from "../status";
-import "../theme.css";
+import { type ChartEvent, createLineChart } from "../line_chart";
+import type { ChartSpec, KnobSpec, LabKnobSpec, OptionSpec } from "../specs";
+import { assign, onChange } from "../traits";
+import { type InstrumentTraits, widget } from "../widget";
 import "./training_lab.css";
 
 interface Run {
   id: number;
   label: string;
-  history: unknown;
+  history: Bytes;
   kept: boolean;
 }
 
-interface Traits {
+interface Traits extends InstrumentTraits {
   architecture: string;
   preset: string;
   ablations: readonly string[];
   seed: number;
-  options: { architecture: readonly Option[]; preset: readonly Option[]; ablations: readonly Option[] };
-  l1_coefficient: number;
-  aux_coefficient: number;
-  gate_threshold: number;
-  lr: number;
-  knobs: readonly (Knob & { enabled_for: readonly string[] })[];
+  options: { architecture: readonly OptionSpec[]; preset: readonly OptionSpec[]; ablations: readonly OptionSpec[] };
+  /** Each is a trait of its own, too: which ones there are is up to Python. */
+  knobs: readonly LabKnobSpec[];
   running: boolean;
   step: number;
   steps_per_second: number;
   n_steps: number;
-  status: string;
-  error: string;
-  kernel: boolean;
-  history: unknown;
+  history: Bytes;
   columns: readonly string[];
   charts: readonly ChartSpec[];
   events: readonly ChartEvent[];
   runs: readonly Run[];
 }
 
-type LabModel = Model<Traits>;
+type LabModel = AnyModel<Traits>;
 
 /** Start or pause, step, reset, keep and export, and how far the training is. */
 function createToolbar(model: LabModel, kernel: Kernel, life: AbortSignal): HTMLElement {
@@ -98,9 +92,9 @@ function createSetup(model: LabModel, life: AbortSignal): HTMLElement {
 }
 
 /** Why a knob is off as things stand, or null when it isn't. */
-function reasonFor(knob: Knob, model: LabModel): string | null {
+function reasonFor(knob: KnobSpec, model: LabModel): string | null {
   if (!model.get("kernel")) return "Off: this page has no kernel.";
-  const { enabled_for } = knob as Traits["knobs"][number];
+  const { enabled_for } = knob as LabKnobSpec;
   if (enabled_for.includes(model.get("architecture"))) return null;
   const labels = model.get("options").architecture.filter(({ value }) => enabled_for.includes(value));
   return `Off: only the ${labels.map(({ label }) => label.toLowerCase()).join(" or the ")} architecture has this knob.`;
@@ -116,14 +110,13 @@ function runTables(columns: readonly string[]): (run: Run) => Table {
   };
 }
 
-function createCharts(model: LabModel, root: HTMLElement, life: AbortSignal): HTMLElement {
+function createCharts(model: LabModel, drawn: () => void, life: AbortSignal): HTMLElement {
   const charts = model.get("charts").map((spec, index) => ({
     spec,
     chart: createLineChart(spec, life, { labelsEvents: index === 0 }),
   }));
   const describe = atMostEvery(1000, () => charts.forEach(({ chart }) => chart.describe()), life);
   const tableOf = runTables(model.get("columns"));
-  let draws = 0;
   const draw = (): void => {
     const table = new Table(decodeFloat32(model.get("history")), model.get("columns"));
     const x = table.column("step");
@@ -136,7 +129,7 @@ function createCharts(model: LabModel, root: HTMLElement, life: AbortSignal): HT
       chart.draw({ x, xDomain, y: table.column(spec.column), others, ghosts, events: model.get("events") });
     }
     describe();
-    root.dataset.draws = String(++draws);
+    drawn();
   };
   const redraw = oncePerFrame(draw, life);
   onChange(model, ["history", "columns", "events", "n_steps", "runs"], life, redraw);
@@ -167,28 +160,14 @@ function createRuns(model: LabModel, kernel: Kernel, life: AbortSignal): HTMLEle
   return h("div", { class: "saelab-runs-line", role: "group", "aria-label": "Earlier runs, drawn as shadows" }, list);
 }
 
-function render({ model, el }: RenderContext<Traits>): () => void {
-  const life = new AbortController();
-  const { signal } = life;
-  const root = h("div", { class: "saelab saelab-root saelab-training-lab", "data-draws": 0 });
-  const status = createStatus(model, signal, ["history"]);
-  root.append(
-    createToolbar(model, status, signal),
-    createSetup(model, signal),
-    h(
-      "div",
-      { class: "saelab-panel" },
-      createKnobs(model, model.get("knobs"), signal, (knob) => reasonFor(knob, model), ["architecture"]),
-      createCharts(model, root, signal),
-    ),
-    createRuns(model, status, signal),
-    status.element,
-  );
-  el.append(root);
-  return () => {
-    life.abort();
-    root.remove();
-  };
-}
-
-export default { render };
+export default widget<Traits>("training-lab", ["history"], ({ model, kernel, life, drawn }) => [
+  createToolbar(model, kernel, life),
+  createSetup(model, life),
+  h(
+    "div",
+    { class: "saelab-panel" },
+    createKnobs(model, model.get("knobs"), life, (knob) => reasonFor(knob, model), ["architecture"]),
+    createCharts(model, drawn, life),
+  ),
+  createRuns(model, kernel, life),
+]);
