@@ -240,6 +240,10 @@ class SAEMetrics:
         return f"{type(self).__name__}({as_line(self.as_dict(), '.4g')})"
 
 
+METRICS = tuple(field.name for field in fields(SAEMetrics) if field.name != "density")
+"""Names of the numbers that `evaluate` gives."""
+
+
 class _Streamed:
     """What `evaluate` sums up over batches. A new metric is added here and as a field of `SAEMetrics`."""
 

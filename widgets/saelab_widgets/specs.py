@@ -16,6 +16,13 @@ class OptionSpec(TypedDict):
     label: str
 
 
+class ArchitectureSpec(OptionSpec):
+    """An architecture to choose."""
+
+    ablations: list[str]
+    """The ablations that it has, by value."""
+
+
 class KnobSpec(TypedDict):
     """A slider, bound to the trait ``name``."""
 

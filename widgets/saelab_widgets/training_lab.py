@@ -19,6 +19,7 @@ from saelab.data.activations import ActivationStore
 from saelab.data.labelled import LabelledActivations, LabelledSplit
 from saelab.data.language_models import EMBEDDED_MODEL
 from saelab.errors import InputError
+from saelab.evaluation.metrics import METRICS
 from saelab.evaluation.probing import ProbeReport, probe
 from saelab.sae.base import ARCHITECTURES, Preset, SparseAutoencoder, check_activations
 from saelab.sae.declarations import Knob, LossTerm
@@ -48,7 +49,9 @@ PROBE_SECONDS = 0.5
 """Between two probes, at least: one costs as much as several steps."""
 PROBE_COLUMNS = ("probe_accuracy", "probe_train_accuracy", "n_active")
 COLUMNS = ("step", "l0", "gamma", "fvu", *PROBE_COLUMNS, "n_dead", "loss", "reconstruction")
-"""Columns of the history; behind them stand the other terms of the losses."""
+"""Columns of the history; behind them stand `FURTHER`, then the other terms of the losses."""
+FURTHER = tuple(name for name in METRICS if name not in (*COLUMNS, "n_inputs"))
+"""Metrics of `saelab.evaluate` that are measured while their chart is shown."""
 SETUP = ("architecture", "preset", "ablations", "seed")
 """What cannot change within a run: another choice starts anew."""
 EVENT_STEPS = 40
@@ -65,8 +68,10 @@ def trainable() -> dict[str, type[SparseAutoencoder]]:
 
 
 def knobs_of_all() -> dict[str, Knob]:
-    """Every knob of those architectures by name, and the learning rate."""
-    return {name: knob for cls in trainable().values() for name, knob in cls.knobs().items()} | {LR.name: LR}
+    """Every knob of those architectures by name: coefficients, then live settings, then the learning rate."""
+    coefficients = [term.coefficient for cls in trainable().values() for term in cls.terms]
+    settings = [knob for cls in trainable().values() for knob in cls.live_settings]
+    return {knob.name: knob for knob in (*coefficients, *settings, LR)}
 
 
 class KnobTrait(traitlets.TraitType[float, float]):
@@ -146,6 +151,8 @@ class TrainingLab(Instrument, HasSAE):
     """When a knob moved: ``{"step": ..., "label": ...}``."""
     runs = traitlets.List(traitlets.Dict()).tag(sync=True)
     """Earlier runs, drawn as shadows: ``{"id": ..., "label": ..., "history": ..., "kept": ...}``; one is not."""
+    shown_charts = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    """Columns whose charts are shown, any of `charts`; a metric that was not shown before is measured from now on."""
     options = traitlets.Dict().tag(sync=True)
     knobs = traitlets.List(traitlets.Dict()).tag(sync=True)
     """The sliders; each moves the trait of its name."""
@@ -211,7 +218,8 @@ class TrainingLab(Instrument, HasSAE):
         self._loop = BackgroundLoop(self._take_step, self._publish, self._ended)
         raw = probe(*sentiment) if sentiment is not None else None
         self._terms = {term.name: term for cls in trainable().values() for term in cls.terms}
-        self._columns = [*COLUMNS, *self._terms]
+        self._columns = [*COLUMNS, *FURTHER, *self._terms]
+        charts = _charts(raw, self._terms.values())
         self.add_traits(**{name: KnobTrait(one) for name, one in self._knobs.items()})
         super().__init__(
             architecture=architecture,
@@ -222,10 +230,12 @@ class TrainingLab(Instrument, HasSAE):
             columns=self._columns,
             options={
                 "architecture": [
-                    {"value": name, "label": architecture_label(name)} for name, cls in trainable().items()
+                    {"value": name, "label": architecture_label(name), "ablations": list(cls.ablation_labels)}
+                    for name, cls in trainable().items()
                 ],
                 "preset": [{"value": "paper", "label": "paper"}, {"value": "norm_weighted", "label": "norm-weighted"}],
                 "ablations": [{"value": name, "label": label} for name, label in _ablations().items()],
+                "shown_charts": [{"value": one["column"], "label": one["label"]} for one in charts],
             },
             knobs=[
                 {
@@ -234,13 +244,15 @@ class TrainingLab(Instrument, HasSAE):
                 }
                 for name, one in self._knobs.items()
             ],
-            charts=_charts(raw, self._terms.values()),
+            charts=charts,
+            shown_charts=[one["column"] for one in charts if one["column"] not in FURTHER],
             **knobs,
         )
         self._build_trainer()
         self.observe(self._on_running, "running")
         self.observe(self._on_setup, list(SETUP))
         self.observe(self._on_knob, list(self._knobs))
+        self.observe(self._on_shown_charts, "shown_charts")
         with one_thread_on_small_machines():  # several would wait for one another where another notebook trains
             for _ in range(warm_up_steps):
                 self.trainer.step()
@@ -265,6 +277,11 @@ class TrainingLab(Instrument, HasSAE):
     @traitlets.validate("architecture")
     def _architecture_exists(self, proposal: dict[str, Any]) -> str:
         return _one_of("architecture", proposal["value"], trainable())
+
+    @traitlets.validate("shown_charts")
+    def _charts_exist(self, proposal: dict[str, Any]) -> list[str]:
+        columns = [one["column"] for one in self.charts]
+        return [_one_of("shown_charts", name, columns) for name in proposal["value"]]
 
     @traitlets.validate("ablations")
     def _ablations_exist(self, proposal: dict[str, Any]) -> list[str]:
@@ -383,7 +400,8 @@ class TrainingLab(Instrument, HasSAE):
         return f"TrainingLab({self.architecture}, d_sae={self._d_sae}, step {self.step})"
 
     def _picture(self) -> bytes:
-        return line_charts_png(self.frame(), self.charts, title=self._settings_line())
+        charts = [one for one in self.charts if one["column"] in self.shown_charts]
+        return line_charts_png(self.frame(), charts, title=self._settings_line())
 
     def _settings_line(self) -> str:
         cls = trainable()[self.architecture]
@@ -450,6 +468,10 @@ class TrainingLab(Instrument, HasSAE):
             for term in self.sae.terms
         }
         row = {**measured.as_dict(), **dict(zip(PROBE_COLUMNS, probed, strict=True)), **terms}
+        further = [name for name in FURTHER if name in self.shown_charts]
+        if further:
+            metrics = saelab.evaluate(self.sae, self._test_x[:N_MEASURED]).as_dict()
+            row |= {name: metrics[name] for name in further}
         self._add_row(tuple(row.get(name, math.nan) for name in self._columns))
         del self.trainer.records[:-MAX_RECORDS]
         with self.hold_sync():
@@ -514,6 +536,11 @@ class TrainingLab(Instrument, HasSAE):
             with self._control, self._handling():
                 self._publish()  # the codes change at once, with no training
 
+    def _on_shown_charts(self, _: object) -> None:
+        if not self._loop.running:
+            with self._control, self._handling():
+                self._publish()
+
     def _note_event(self, name: str, old: float, new: float) -> None:
         step = self.trainer.n_steps_done
         events = list(self.events)
@@ -552,4 +579,5 @@ def _charts(raw: ProbeReport | None, terms: Iterable[LossTerm]) -> list[ChartSpe
         )
     n_dead = chart("n_dead", help="On for no input of the last 100 steps.")
     of_loss = "Summed over the width, mean over tokens, on held-out activations; its terms:"
-    return [*charts, n_dead, chart("loss", help=of_loss, others=lines)]
+    further = [chart(name) for name in FURTHER]
+    return [*charts, n_dead, chart("loss", help=of_loss, others=lines), *further]

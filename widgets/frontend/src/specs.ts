@@ -10,6 +10,12 @@ export interface OptionSpec<Value extends string = string> {
   label: string;
 }
 
+/** An architecture to choose. */
+export interface ArchitectureSpec extends OptionSpec {
+  /** The ablations that it has, by value. */
+  ablations: readonly string[];
+}
+
 /** A slider, bound to the trait `name`. */
 export interface KnobSpec {
   name: string;

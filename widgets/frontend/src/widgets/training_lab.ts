@@ -8,7 +8,7 @@ import { atMostEvery, oncePerFrame } from "../frame";
 import type { Kernel } from "../kernel";
 import { createKnobs } from "../knobs";
 import { type ChartEvent, createLineChart } from "../line_chart";
-import type { ChartSpec, KnobSpec, LabKnobSpec, OptionSpec } from "../specs";
+import type { ArchitectureSpec, ChartSpec, KnobSpec, LabKnobSpec, OptionSpec } from "../specs";
 import { assign, onChange } from "../traits";
 import { type InstrumentTraits, widget } from "../widget";
 import "./training_lab.css";
@@ -25,7 +25,13 @@ interface Traits extends InstrumentTraits {
   preset: string;
   ablations: readonly string[];
   seed: number;
-  options: { architecture: readonly OptionSpec[]; preset: readonly OptionSpec[]; ablations: readonly OptionSpec[] };
+  shown_charts: readonly string[];
+  options: {
+    architecture: readonly ArchitectureSpec[];
+    preset: readonly OptionSpec[];
+    ablations: readonly OptionSpec[];
+    shown_charts: readonly OptionSpec[];
+  };
   /** Each is a trait of its own, too: which ones there are is up to Python. */
   knobs: readonly LabKnobSpec[];
   running: boolean;
@@ -83,8 +89,10 @@ function createSetup(model: LabModel, life: AbortSignal): HTMLElement {
   const setup = h("fieldset", { class: "saelab-setup" }, architecture, preset.element, ablations, seed);
   const show = (): void => {
     setup.disabled = !model.get("kernel");
-    ablations.disabled = model.get("architecture") !== "gated" || model.get("preset") !== "paper";
-    ablations.title = ablations.disabled ? "Only the gated architecture in the paper's preset has ablations" : "";
+    const chosen = options.architecture.find(({ value }) => value === model.get("architecture"));
+    ablations.disabled = !chosen?.ablations.length || model.get("preset") !== "paper";
+    const having = options.architecture.filter((one) => one.ablations.length).map(({ label }) => label.toLowerCase());
+    ablations.title = ablations.disabled ? `Only the ${having.join(" or ")} architecture in the paper's preset has ablations` : "";
   };
   onChange(model, ["architecture", "preset"], life, show);
   show();
@@ -92,13 +100,11 @@ function createSetup(model: LabModel, life: AbortSignal): HTMLElement {
 }
 
 /** Why a knob is off as things stand, or null when it isn't. */
-function reasonFor(knob: KnobSpec, model: LabModel): string | null {
-  if (!model.get("kernel")) return "Off: this page has no kernel.";
-  const { enabled_for } = knob as LabKnobSpec;
-  if (enabled_for.includes(model.get("architecture"))) return null;
-  const labels = model.get("options").architecture.filter(({ value }) => enabled_for.includes(value));
-  return `Off: only the ${labels.map(({ label }) => label.toLowerCase()).join(" or the ")} architecture has this knob.`;
-}
+const reasonFor = (model: LabModel): string | null => (model.get("kernel") ? null : "Off: this page has no kernel.");
+
+/** Whether the chosen architecture has this knob. */
+const hasKnob = (knob: KnobSpec, model: LabModel): boolean =>
+  (knob as LabKnobSpec).enabled_for.includes(model.get("architecture"));
 
 /** The curves of a run, decoded once. */
 function runTables(columns: readonly string[]): (run: Run) => Table {
@@ -124,6 +130,8 @@ function createCharts(model: LabModel, drawn: () => void, life: AbortSignal): HT
     const longest = Math.max(x.at(-1) ?? NaN, ...runs.map((run) => run.table.column("step").at(-1) ?? 0));
     const xDomain = stepDomain(x[0] ?? NaN, longest, model.get("n_steps"));
     for (const { spec, chart } of charts) {
+      chart.element.hidden = !model.get("shown_charts").includes(spec.column);
+      if (chart.element.hidden) continue;
       const others = spec.others.map(({ column }) => table.column(column));
       const ghosts = runs.map((run) => ({ label: run.label, x: run.table.column("step"), y: run.table.column(spec.column) }));
       chart.draw({ x, xDomain, y: table.column(spec.column), others, ghosts, events: model.get("events") });
@@ -132,7 +140,7 @@ function createCharts(model: LabModel, drawn: () => void, life: AbortSignal): HT
     drawn();
   };
   const redraw = oncePerFrame(draw, life);
-  onChange(model, ["history", "columns", "events", "n_steps", "runs"], life, redraw);
+  onChange(model, ["history", "columns", "events", "n_steps", "runs", "shown_charts"], life, redraw);
   redraw();
   return h("div", { class: "saelab-charts saelab-training-charts" }, ...charts.map(({ chart }) => chart.element));
 }
@@ -166,8 +174,9 @@ export default widget<Traits>("training-lab", ["history"], ({ model, kernel, lif
   h(
     "div",
     { class: "saelab-panel" },
-    createKnobs(model, model.get("knobs"), life, (knob) => reasonFor(knob, model), ["architecture"]),
+    createKnobs(model, model.get("knobs"), life, () => reasonFor(model), ["architecture"], (knob) => !hasKnob(knob, model)),
     createCharts(model, drawn, life),
   ),
   createRuns(model, kernel, life),
+  createToggles(model, "shown_charts", "Charts", model.get("options").shown_charts, life),
 ]);
