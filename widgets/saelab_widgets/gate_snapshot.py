@@ -11,7 +11,7 @@ from saelab.sae.sparse import Pattern
 from saelab.sae.thresholds import Gates
 
 TYPICAL_DENSITY = 0.03
-"""About the density of the feature that is shown first: on often enough for a histogram, rarely enough to be a feature."""
+"""About the density of the feature that is shown first: high enough for a histogram, low enough for a feature."""
 
 
 class Snapshot:
