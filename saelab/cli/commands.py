@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
-from click import Choice
 
 import saelab
 from saelab.cli.options import (
     SWEPT,
     AblationOption,
+    Architecture,
     ConfigOption,
     DeviceOption,
     DSaeOption,
@@ -200,11 +200,7 @@ def train(
         typer.Argument(metavar="FOLDER", help="Folder of the run, where its checkpoint, the SAE's file, is written."),
     ],
     architecture: Annotated[
-        str,
-        typer.Option(
-            click_type=Choice(list(ARCHITECTURES)),
-            help="Kind of SAE; rescale_shift starts from the standard one given by --from.",
-        ),
+        Architecture, typer.Option(help="Kind of SAE; rescale_shift starts from the standard one given by --from.")
     ] = "gated",
     d_sae: DSaeOption = 1024,
     preset: PresetOption = "paper",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import torch
 import typer
@@ -23,6 +23,10 @@ KNOBS = {name: knob for cls in ARCHITECTURES.values() for name, knob in cls.knob
 """Every knob of every architecture by name; the learning rate is a field of `TrainingConfig`."""
 SWEPT = {cls.sparsity_knob.name for cls in ARCHITECTURES.values() if cls.sparsity_knob}
 """Names of the knobs that a sweep varies."""
+if TYPE_CHECKING:
+    Architecture = str
+else:
+    Architecture = Literal[tuple(ARCHITECTURES)]
 ABLATIONS = tuple(name for cls in ARCHITECTURES.values() for name in cls.ablation_labels)
 
 

@@ -107,13 +107,15 @@ class JumpReLUSAE(ElementwiseSAE):
 
     def loss_terms(self, x: Tensor, encoded: Encoded, residual: Tensor, moment: Moment) -> Mapping[str, Tensor]:
         """E||codes||_0: the number of features on, its pseudo-gradient with respect to the thresholds alone."""
-        on = (encoded.pre > self.gate_threshold).to(encoded.codes)
+        on = (encoded.codes > 0).to(encoded.codes)
         return {"l0_penalty": encoded.entries.mean_sum(on - self._band(encoded)[1])}
 
     def _band(self, encoded: Encoded) -> tuple[Tensor, Tensor]:
         """Thresholds at the entries; and a 0 whose derivative by them is 1 / bandwidth within the band, else 0."""
         threshold = encoded.entries.per_feature(self.threshold)
         inside = (encoded.pre.detach() - self.gate_threshold).abs() < self.bandwidth / 2
+        # Below 0 the relu has switched the feature off already: there nothing jumps at its threshold.
+        inside &= threshold.detach() + self.gate_threshold >= 0
         return threshold.detach(), (threshold - threshold.detach()) * (inside / self.bandwidth)
 
     @torch.no_grad()

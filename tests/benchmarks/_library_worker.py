@@ -45,10 +45,10 @@ def with_saelab(architecture: str, l1: float, x: Tensor, s: SimpleNamespace) -> 
 
     sae = saelab.ARCHITECTURES[architecture](x.shape[1], s.d_sae, seed=s.seed)
     config = saelab.TrainingConfig(
-        n_steps=s.n_steps, batch_size=s.batch_size, l1_coefficient=l1, lr=s.lr, betas=tuple(s.betas),
-        lr_warmup_steps=s.lr_warmup_steps, l1_warmup_steps=s.l1_warmup_steps, seed=s.seed,
+        n_steps=s.n_steps, batch_size=s.batch_size, lr=s.lr, betas=tuple(s.betas),
+        lr_warmup_steps=s.lr_warmup_steps, sparsity_warmup_steps=s.sparsity_warmup_steps, seed=s.seed,
     )  # fmt: skip
-    return Run(saelab.Trainer(sae, x, config).step, sae.encode, sae.decode)
+    return Run(saelab.Trainer(sae, x, config, l1_coefficient=l1).step, sae.encode, sae.decode)
 
 
 def with_sae_lens(architecture: str, l1: float, x: Tensor, s: SimpleNamespace) -> Run:
@@ -67,7 +67,9 @@ def with_sae_lens(architecture: str, l1: float, x: Tensor, s: SimpleNamespace) -
     }
     sae_class, config_class = kinds[architecture]
     torch.manual_seed(s.seed)
-    sae = sae_class(config_class(d_in=x.shape[1], d_sae=s.d_sae, l1_coefficient=l1, l1_warm_up_steps=s.l1_warmup_steps))
+    sae = sae_class(
+        config_class(d_in=x.shape[1], d_sae=s.d_sae, l1_coefficient=l1, l1_warm_up_steps=s.sparsity_warmup_steps)
+    )
     config = SAETrainerConfig(
         total_training_samples=s.n_steps * s.batch_size, train_batch_size_samples=s.batch_size,
         lr=s.lr, lr_end=s.lr, lr_warm_up_steps=s.lr_warmup_steps, adam_beta1=s.betas[0], adam_beta2=s.betas[1],
@@ -88,7 +90,8 @@ def with_dictionary_learning(architecture: str, l1: float, x: Tensor, s: SimpleN
 
     trainer = {"gated": GatedSAETrainer, "standard": StandardTrainer}[architecture](
         steps=s.n_steps, activation_dim=x.shape[1], dict_size=s.d_sae, layer=s.layer, lm_name=s.model, device="cpu",
-        lr=s.lr, l1_penalty=l1, warmup_steps=s.lr_warmup_steps, sparsity_warmup_steps=s.l1_warmup_steps, seed=s.seed,
+        lr=s.lr, l1_penalty=l1, warmup_steps=s.lr_warmup_steps, sparsity_warmup_steps=s.sparsity_warmup_steps,
+        seed=s.seed,
     )  # fmt: skip
     data, count = batches(x, s.batch_size, s.seed), itertools.count()
     return Run(lambda: trainer.update(next(count), next(data)), trainer.ae.encode, trainer.ae.decode)

@@ -66,7 +66,7 @@ class Settings(NamedTuple):
     lr: float = 1e-3
     betas: tuple[float, float] = (0.0, 0.999)
     lr_warmup_steps: int = 50
-    l1_warmup_steps: int = 100
+    sparsity_warmup_steps: int = 100
     seed: int = 0
     model: str = EMBEDDED_MODEL
     layer: int = 2

@@ -24,8 +24,8 @@ from saelab.files.other_libraries import FORMATS
 from saelab.files.sae_files import export
 
 D_IN, D_SAE, SCALE, TOLERANCE = 32, 128, 2.5, 1e-6
-KINDS: dict[str, tuple[saelab.SparseAutoencoder, float]] = {
-    # the gate_threshold of each
+KINDS: dict[str, tuple[saelab.ElementwiseSAE, float]] = {
+    # with the gate_threshold of each
     "standard": (saelab.StandardSAE(D_IN, D_SAE), 0.0),
     "standard, free norms": (saelab.StandardSAE(D_IN, D_SAE, preset="norm_weighted"), 0.0),
     "gated": (saelab.GatedSAE(D_IN, D_SAE), 0.0),
@@ -103,8 +103,8 @@ print("sae-lens", version("sae-lens"), "and dictionary_learning", version("dicti
 
 
 @torch.no_grad()
-def randomize(sae: saelab.SparseAutoencoder, gate_threshold: float) -> None:
-    """An SAE with sparse codes, no zero bias, and outputs of order 1, so that float32 can resolve the tolerance."""
+def randomize(sae: saelab.ElementwiseSAE, gate_threshold: float) -> None:
+    """Sparse, no bias zero, and outputs of order 1, so that float32 can resolve the tolerance."""
     sae.W_enc.copy_(0.2 * sae.W_dec.T)
     for parameter in sae.parameters():
         parameter.add_(0.05 * torch.randn_like(parameter))

@@ -44,7 +44,7 @@ def main() -> None:
 
             def step(share: float, sae: saelab.SparseAutoencoder = sae) -> None:
                 sparse.DENSE_ABOVE = share
-                loss = sae.training_pass(x, l1_coefficient=1.0).loss
+                loss = sae.training_pass(x, {"l1_coefficient": 1.0, "aux_coefficient": 1.0}).loss
                 torch.autograd.backward(loss.total)
                 sae.zero_grad()
 

@@ -16,7 +16,7 @@ from saelab.data.labelled import LabelledActivations, LabelledSplit
 from saelab.errors import InputError
 from saelab.evaluation.probing import probe
 from saelab.sae.base import SparseAutoencoder, check_activations
-from saelab.sae.elementwise import GATE_THRESHOLD
+from saelab.sae.elementwise import GATE_THRESHOLD, ElementwiseSAE
 from saelab.sae.thresholds import threshold_curves, with_thresholds
 from saelab_widgets.background import LatestTask
 from saelab_widgets.gate_snapshot import Snapshot
@@ -154,7 +154,7 @@ class GateExplorer(Instrument, HasSAE):
         self._task.submit(self._work)
 
     @property
-    def sae(self) -> SparseAutoencoder:
+    def sae(self) -> ElementwiseSAE:
         """The SAE that is looked at: a copy, as it stood; see `apply` for one with the thresholds chosen here."""
         return self._snapshot.sae
 
@@ -166,7 +166,7 @@ class GateExplorer(Instrument, HasSAE):
     def sentiment(self) -> LabelledSplit | None:
         return self._sentiment
 
-    def apply(self) -> SparseAutoencoder:
+    def apply(self) -> ElementwiseSAE:
         """A copy of the SAE with the thresholds and the ``b_mag`` chosen here (see `saelab.sae.thresholds`)."""
         own = {self.feature: self.feature_threshold_offset} if self.feature_threshold_offset else None
         return with_thresholds(self.sae, gate_threshold=self.gate_threshold, natural=self.natural, own_thresholds=own)

@@ -598,8 +598,8 @@ def test_a_model_of_another_architecture_is_probed_from_a_store_on_disk_all_the_
     for hook, d_in in (("blocks.0.hook_resid_post", 32), ("blocks.1.mlp.hook_post", 48)):
         store = saelab.harvest(llama, hook, saelab.load_text()[:20], store=tmp_path / hook, progress=False)
         assert store.d_in == d_in
-        config = saelab.TrainingConfig(n_steps=20, batch_size=64, l1_coefficient=1.0)
-        sae = saelab.Trainer(saelab.GatedSAE(d_in, 64), store, config).run(progress=False).sae
+        config = saelab.TrainingConfig(n_steps=20, batch_size=64)
+        sae = saelab.Trainer(saelab.GatedSAE(d_in, 64), store, config, l1_coefficient=1).run(progress=False).sae
         for pooling in ("last", "mean"):
             data = saelab.sentiment_set(llama, hook, scale=store.scale, pooling=pooling, snippets=frame, progress=False)
             table = saelab.compare_representations(data, {"gated": sae}, progress=False).set_index("representation")

@@ -128,8 +128,8 @@ def test_what_the_check_takes_for_right_is_what_training_does() -> None:
     measured = []
     for l1 in (1, 2):
         sae = saelab.StandardSAE(12, 30)
-        config = saelab.TrainingConfig(n_steps=200, batch_size=512, l1_coefficient=l1, lr=3e-3)
-        saelab.Trainer(sae, data.activations[:3000], config).run(progress=False)
+        config = saelab.TrainingConfig(n_steps=200, batch_size=512, lr=3e-3)
+        saelab.Trainer(sae, data.activations[:3000], config, l1_coefficient=l1).run(progress=False)
         measured.append(saelab.evaluate(sae, data.activations[3000:]))
     once, twice = measured
     l0 = "falls" if twice.l0 < 0.9 * once.l0 else "stays or rises"

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saelab import (
+    ElementwiseSAE,
     GatedSAE,
     JumpReLUSAE,
     RescaleShiftSAE,
-    SparseAutoencoder,
     StandardSAE,
     evaluate,
     threshold_curves,
@@ -28,13 +28,13 @@ TIED = {
     "rescale-and-shift": lambda dtype: RescaleShiftSAE(6, 20, dtype=dtype),
     "jumprelu": lambda dtype: JumpReLUSAE(6, 20, dtype=dtype),
 }
-ALL: dict[str, Callable[[torch.dtype], SparseAutoencoder]] = {
+ALL: dict[str, Callable[[torch.dtype], ElementwiseSAE]] = {
     **TIED,
     "gated, untied": lambda dtype: GatedSAE(6, 20, ablations=["untied_encoders"], dtype=dtype),
 }
 
 
-def random_sae(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> SparseAutoencoder:
+def random_sae(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> ElementwiseSAE:
     sae = ALL[name](dtype)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -47,7 +47,7 @@ def inputs(seed: int = 0, n: int = 40, dtype: torch.dtype = torch.float64) -> to
     return (1 + torch.randn(n, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + 1))).to(dtype)
 
 
-def evaluated(sae: SparseAutoencoder, x: torch.Tensor, thresholds: Sequence[float]) -> list[list[float]]:
+def evaluated(sae: ElementwiseSAE, x: torch.Tensor, thresholds: Sequence[float]) -> list[list[float]]:
     rows = []
     for threshold in thresholds:
         sae.gate_threshold = threshold

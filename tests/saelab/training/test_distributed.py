@@ -35,11 +35,11 @@ def checked(self, shard, blocks):
     read.update((shard, int(block)) for block in blocks)
     check(self, shard, blocks)
 saelab.data.shards.StoredRows._check = checked
-write = saelab.training.trainer.write_tensors
+write = saelab.training.checkpoints.write_tensors
 def written(path, *content):
     print("write", os.environ["RANK"], flush=True)
     return write(path, *content)
-saelab.training.trainer.write_tensors = written
+saelab.training.checkpoints.write_tensors = written
 if accelerator.is_main_process or "--same" in sys.argv:
     sae = saelab.GatedSAE(256, 64)
 else:  # a user's own random start: the main process's counts

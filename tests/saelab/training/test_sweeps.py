@@ -1,11 +1,24 @@
 """A sweep trains each SAE once, whatever happens, and tells them all in one table."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from saelab import GatedSAE, StandardSAE, Trainer, TrainingConfig, evaluate, load, superposition, sweep
+from saelab import (
+    GatedSAE,
+    JumpReLUSAE,
+    RescaleShiftSAE,
+    SparseAutoencoder,
+    StandardSAE,
+    Trainer,
+    TrainingConfig,
+    evaluate,
+    load,
+    superposition,
+    sweep,
+)
 
 CONFIG = TrainingConfig(n_steps=40, batch_size=64, checkpoint_every=10)
 X = superposition(32, 16, 0.05, n_samples=1000).activations
@@ -52,10 +65,11 @@ def test_a_sweep_that_is_done_is_read_and_what_is_new_is_trained(
         {"config": TrainingConfig(n_steps=41, batch_size=64)},
         {"make_sae": lambda: GatedSAE(16, 32, seed=1)},
         {"test": X[:100]},
+        {"aux_coefficient": 0.5},
     ):
         arguments = {"make_sae": make_gated, "activations": X, "config": CONFIG, **change}
-        sweep(l1_coefficients=[0.5], folder=tmp_path, progress=False, **arguments)  # type: ignore[arg-type]
-    assert trained == [2, 0.5, 0.5, 0.5, 0.5]
+        sweep(sparsity=[0.5], folder=tmp_path, progress=False, **arguments)  # type: ignore[arg-type]
+    assert trained == [2, 0.5, 0.5, 0.5, 0.5, 0.5]
 
 
 def test_an_interrupted_sweep_goes_on_within_the_sae_where_it_was(
@@ -81,7 +95,30 @@ def test_an_interrupted_sweep_goes_on_within_the_sae_where_it_was(
 
 
 def test_a_sweep_with_nothing_to_do_or_nothing_to_test_on_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="at least one make_sae and one L1"):
+    with pytest.raises(ValueError, match="at least one make_sae, and at least one value of its sparsity knob"):
         sweep(make_gated, X, [], folder=tmp_path)
     with pytest.raises(TypeError, match="test must be a torch.Tensor or an ActivationStore.*not list"):
         sweep(make_gated, [X], [1.0], folder=tmp_path)
+
+
+def test_the_column_of_the_values_is_named_after_the_knob_that_a_sweep_varies(tmp_path: Path) -> None:
+    makers: list[Callable[[], SparseAutoencoder]] = [make_gated, lambda: JumpReLUSAE(16, 32)]
+    table = sweep(makers, X, [0.5, 4], config=CONFIG, folder=tmp_path, progress=False)
+    assert list(table.l1_coefficient[:2]) == [0.5, 4] == list(table.l0_coefficient[2:])
+    assert table.l0_coefficient[:2].isna().all() and table.l1_coefficient[2:].isna().all()
+    assert table.l0[3] < table.l0[2]
+
+
+def test_rescale_and_shift_is_swept_without_values_and_what_has_a_knob_is_not(tmp_path: Path) -> None:
+    def repaired() -> RescaleShiftSAE:
+        return RescaleShiftSAE.from_standard(make_standard())
+
+    table = sweep(repaired, X, config=CONFIG, folder=tmp_path, progress=False)
+    assert list(table.architecture) == ["rescale_shift"] and "l1_coefficient" not in table
+    with pytest.raises(ValueError, match="a rescale and shift SAE has no knob for sparsity; .*leave the values out"):
+        sweep(repaired, X, [1.0], folder=tmp_path / "none")
+    with pytest.raises(ValueError, match="a sweep of a gated SAE needs values of its l1_coefficient, such as 4"):
+        sweep(make_gated, X, folder=tmp_path / "none")
+    with pytest.raises(TypeError, match="'aux_coeficient' is no knob of a gated SAE's training"):
+        sweep(make_gated, X, [1.0], folder=tmp_path / "none", aux_coeficient=1)
+    assert not (tmp_path / "none").exists()
