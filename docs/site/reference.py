@@ -8,21 +8,25 @@ from typer.cli import get_docs_for_click
 
 from saelab.cli.app import app
 from saelab.exercises import check
+from saelab.sae.base import ARCHITECTURES
 
 PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "autoencoders": (
         "Autoencoders",
         "saelab",
         (
-            "GatedSAE",
-            "StandardSAE",
-            "RescaleShiftSAE",
-            "JumpReLUSAE",
+            *(cls.__name__ for cls in ARCHITECTURES.values()),
             "SparseAutoencoder",
+            "ElementwiseSAE",
             "SAELoss",
             "TrainedOn",
             "ARCHITECTURES",
             "threshold_curves",
+            "Knob",
+            "LossTerm",
+            "Look",
+            "Moment",
+            "Encoded",
         ),
     ),
     "training": (
@@ -51,7 +55,6 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
             "harvest_pooled_many",
             "ActivationStore",
             "StoreError",
-            "ModelNotFoundError",
             "superposition",
             "SuperpositionData",
         ),
@@ -85,7 +88,6 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
             "ProbeReport",
             "pool_reports",
             "compare_representations",
-            "pool_reports",
             "sentiment_set",
             "sentiment_sets",
             "LabelledSet",

@@ -22,7 +22,7 @@ CONFIG = TrainingConfig(n_steps=40, batch_size=64, lr=1e-2, checkpoint_every=10)
 X = saelab.superposition(32, 16, 0.05, n_samples=1000).activations
 
 
-def trained(winners: Any, **knobs: float) -> Trainer:
+def trained(winners: Any, **knobs: Any) -> Trainer:
     return Trainer(winners(16, 32), X, CONFIG, **knobs).run(progress=False)
 
 

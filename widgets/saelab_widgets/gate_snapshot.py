@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from saelab.sae.base import SparseAutoencoder, check_activations
+from saelab.sae.elementwise import ElementwiseSAE, elementwise
 from saelab.sae.sparse import Pattern
 from saelab.sae.thresholds import Gates
 
@@ -17,18 +18,18 @@ TYPICAL_DENSITY = 0.03
 class Snapshot:
     """An SAE as it stood, with what all thresholds are answered from: its gate pre-activations on ``x``."""
 
-    sae: SparseAutoencoder
+    sae: ElementwiseSAE
     x: Tensor
 
     @torch.no_grad()
     def __init__(self, sae: SparseAutoencoder, x: Tensor) -> None:
-        self.sae = sae.requires_grad_(False).float().cpu()
+        self.sae = elementwise(sae.requires_grad_(False).float().cpu(), "GateExplorer")
         self.x = x
         check_activations(x, sae.d_in)
         self._gates = self.gates_of(x)
-        self.gate_threshold = self._gates.sae.gate_threshold
+        self.gate_threshold = self.sae.gate_threshold
         """The SAE's own."""
-        self.slope, self.shift = self._gates.sae.magnitude_line()
+        self.slope, self.shift = self.sae.magnitude_line()
         self.densities = (self._gates.codes(self.gate_threshold) > 0).double().mean(dim=0)
         exact = x.double()
         self.xx = float(exact.square().sum(dim=1).mean())
