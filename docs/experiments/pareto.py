@@ -3,10 +3,10 @@
     python docs/experiments/pareto.py            # a quarter of an hour on two idle cores; seconds when repeated
     python docs/experiments/pareto.py --quick    # small SAEs, about a minute
 
-The paper is arXiv 2404.16014v2. It compares standard, rescale-and-shift and gated SAEs at equal compute, with a standard
-SAE 1.5 times as wide; here all SAEs have the same width, on the small language model inside the package. Every other
-architecture that trains from scratch is swept around the default of its sparsity knob, with one seed each, as all are
-here: differences as small as those between neighbouring lines are one observation.
+The paper is arXiv 2404.16014v2. It compares standard, rescale-and-shift and gated SAEs at equal compute, with a
+standard SAE 1.5 times as wide; here all SAEs have the same width, on the small language model inside the package.
+Every other architecture that trains from scratch is swept around the default of its sparsity knob. Each SAE has one
+seed: a difference as small as that between neighbouring lines is one observation.
 
 All results are kept in ``--folder``: run again, the
 script resumes where it was stopped. The table is written there too; a full run at the default hook also updates the one
@@ -160,17 +160,9 @@ def main() -> None:
     for theme in ("light", "dark"):
         figure = pareto(table, y=["loss_recovered", "gamma"], theme=theme)
         save_figure(figure, pictures / f"pareto-{theme}", ["png", "pdf"] if theme == "light" else ["png"])
-    knobs = [cls.sparsity_knob.name for cls in saelab.ARCHITECTURES.values() if cls.sparsity_knob]
-    shown = [
-        "architecture",
-        *(name for name in dict.fromkeys(knobs) if name in table),
-        "l0",
-        "fvu",
-        "gamma",
-        "loss_recovered",
-        "n_dead",
-        "seconds",
-    ]
+    knobs = dict.fromkeys(cls.sparsity_knob.name for cls in saelab.ARCHITECTURES.values() if cls.sparsity_knob)
+    swept = [name for name in knobs if name in table]
+    shown = ["architecture", *swept, "l0", "fvu", "gamma", "loss_recovered", "n_dead", "seconds"]
     print(table[shown].round(3).to_string(index=False))
 
 

@@ -2,7 +2,8 @@
 
 It runs under the interpreter that has the library, so it imports saelab only in saelab's row. Started with library,
 architecture, activations file and settings, it reads requests from stdin and writes answers to stdout, one JSON object
-per line: ``{"train": l1}`` trains and evaluates an SAE; ``{"time": l1, "n_steps": n}`` times further steps of that SAE.
+per line: ``{"train": value}`` trains an SAE at that value of its sparsity knob and evaluates it; ``{"time": value,
+"n_steps": n}`` times further steps of that SAE.
 """
 
 import itertools
@@ -40,36 +41,38 @@ def batches(x: Tensor, batch_size: int, seed: int) -> Iterator[Tensor]:
         rows = rows[batch_size:]
 
 
-def with_saelab(architecture: str, l1: float, x: Tensor, s: SimpleNamespace) -> Run:
+def with_saelab(architecture: str, sparsity: float, x: Tensor, s: SimpleNamespace) -> Run:
     import saelab
 
     sae = saelab.ARCHITECTURES[architecture](x.shape[1], s.d_sae, seed=s.seed)
+    assert sae.sparsity_knob is not None
     config = saelab.TrainingConfig(
         n_steps=s.n_steps, batch_size=s.batch_size, lr=s.lr, betas=tuple(s.betas),
         lr_warmup_steps=s.lr_warmup_steps, sparsity_warmup_steps=s.sparsity_warmup_steps, seed=s.seed,
     )  # fmt: skip
-    return Run(saelab.Trainer(sae, x, config, l1_coefficient=l1).step, sae.encode, sae.decode)
+    trainer = saelab.Trainer(sae, x, config)
+    setattr(trainer, sae.sparsity_knob.name, round(sparsity) if sae.sparsity_knob.is_whole else sparsity)
+    return Run(trainer.step, sae.encode, sae.decode)
 
 
-def with_sae_lens(architecture: str, l1: float, x: Tensor, s: SimpleNamespace) -> Run:
-    from sae_lens import (  # type: ignore[import-not-found]
-        GatedTrainingSAE,
-        GatedTrainingSAEConfig,
-        StandardTrainingSAE,
-        StandardTrainingSAEConfig,
-    )
+def with_sae_lens(architecture: str, sparsity: float, x: Tensor, s: SimpleNamespace) -> Run:
+    import sae_lens  # type: ignore[import-not-found]
     from sae_lens.config import SAETrainerConfig  # type: ignore[import-not-found]
     from sae_lens.training.sae_trainer import SAETrainer  # type: ignore[import-not-found]
 
+    l1 = {"l1_coefficient": sparsity, "l1_warm_up_steps": s.sparsity_warmup_steps}
+    l0 = {"l0_coefficient": sparsity, "l0_warm_up_steps": s.sparsity_warmup_steps}
     kinds = {
-        "gated": (GatedTrainingSAE, GatedTrainingSAEConfig),
-        "standard": (StandardTrainingSAE, StandardTrainingSAEConfig),
+        "gated": ("GatedTrainingSAE", l1),
+        "standard": ("StandardTrainingSAE", l1),
+        "jumprelu": ("JumpReLUTrainingSAE", l0),
+        "topk": ("TopKTrainingSAE", {"k": round(sparsity)}),
+        "batchtopk": ("BatchTopKTrainingSAE", {"k": round(sparsity)}),
     }
-    sae_class, config_class = kinds[architecture]
+    name, settings = kinds[architecture]
     torch.manual_seed(s.seed)
-    sae = sae_class(
-        config_class(d_in=x.shape[1], d_sae=s.d_sae, l1_coefficient=l1, l1_warm_up_steps=s.sparsity_warmup_steps)
-    )
+    config_of_sae = getattr(sae_lens, f"{name}Config")(d_in=x.shape[1], d_sae=s.d_sae, **settings)
+    sae = getattr(sae_lens, name)(config_of_sae)
     config = SAETrainerConfig(
         total_training_samples=s.n_steps * s.batch_size, train_batch_size_samples=s.batch_size,
         lr=s.lr, lr_end=s.lr, lr_warm_up_steps=s.lr_warmup_steps, adam_beta1=s.betas[0], adam_beta2=s.betas[1],
@@ -82,15 +85,22 @@ def with_sae_lens(architecture: str, l1: float, x: Tensor, s: SimpleNamespace) -
         trainer.step(next(data))
         trainer.n_training_steps += 1
 
-    return Run(step, sae.encode, sae.decode)
+    def encode(batch: Tensor) -> Tensor:
+        """As after training: a BatchTopK SAE is then saved as JumpReLU, at the threshold that it has learnt."""
+        if architecture != "batchtopk":
+            return sae.encode(batch)  # type: ignore[no-any-return]
+        _, pre = sae.encode_with_hidden_pre(batch)
+        return pre.relu() * (pre > sae.topk_threshold)  # type: ignore[no-any-return]
+
+    return Run(step, encode, sae.decode)
 
 
-def with_dictionary_learning(architecture: str, l1: float, x: Tensor, s: SimpleNamespace) -> Run:
+def with_dictionary_learning(architecture: str, sparsity: float, x: Tensor, s: SimpleNamespace) -> Run:
     from dictionary_learning.trainers import GatedSAETrainer, StandardTrainer  # type: ignore[import-not-found]
 
     trainer = {"gated": GatedSAETrainer, "standard": StandardTrainer}[architecture](
         steps=s.n_steps, activation_dim=x.shape[1], dict_size=s.d_sae, layer=s.layer, lm_name=s.model, device="cpu",
-        lr=s.lr, l1_penalty=l1, warmup_steps=s.lr_warmup_steps, sparsity_warmup_steps=s.sparsity_warmup_steps,
+        lr=s.lr, l1_penalty=sparsity, warmup_steps=s.lr_warmup_steps, sparsity_warmup_steps=s.sparsity_warmup_steps,
         seed=s.seed,
     )  # fmt: skip
     data, count = batches(x, s.batch_size, s.seed), itertools.count()
@@ -146,12 +156,17 @@ def main() -> None:
     for line in sys.stdin:
         question = json.loads(line)
         if "train" in question:
-            l1 = question["train"]
-            run = runs[l1] = make(architecture, l1, x, s)
+            sparsity = question["train"]
+            run = runs[sparsity] = make(architecture, sparsity, x, s)
             for _ in range(s.n_steps):
                 run.step()
             peak = memory("VmHWM")
-            answer = {"l1": l1, **evaluate(run, held_out, s.batch_size), "peak_mib": peak, "before_mib": before}
+            answer = {
+                "sparsity": sparsity,
+                **evaluate(run, held_out, s.batch_size),
+                "peak_mib": peak,
+                "before_mib": before,
+            }
         else:
             step = runs[question["time"]].step
             answer = {"step_ms": [timed(step) for _ in range(question["n_steps"])], "version": version(library)}

@@ -2,10 +2,10 @@
 
 The first table has a row for each library and architecture: one complete training step in milliseconds (including the
 batch draw), beside one encoder matmul as the floor; L0, FVU and gamma on held-out activations; memory. Every library
-weights its L1 in its own way, so each row is trained at two coefficients, found here, that bring its L0 to either side
-of 30, and FVU and gamma are interpolated between them. `build/bench` keeps the coefficients, so the next run starts
-from them. Each row has a separate process; the steps are timed in turns, so that other load on the machine affects all
-rows alike, and only one process works at a time.
+weights its penalty in its own way, so each row is trained at two values of its sparsity knob, found here, that bring its
+L0 to either side of 30, and FVU and gamma are interpolated between them. `build/bench` keeps the values, so the next run
+starts from them. Each row has a separate process; the steps are timed in turns, so that other load on the machine
+affects all rows alike, and only one process works at a time.
 
 The second table shows saelab's step over d_sae and over L0, on Gaussian activations, with the L0 set by the gate's bias
 and a learning rate of 0 to keep it there. ``--device cuda`` prints only this table, for one large shape in bfloat16.
@@ -41,6 +41,9 @@ START = {
     ("saelab", "gated"): (3.2, 2.5), ("sae-lens", "gated"): (3.8, 3.1), ("dictionary_learning", "gated"): (4.1, 3.2),
     ("saelab", "standard"): (2.4, 2.0), ("sae-lens", "standard"): (3.5, 2.8),
     ("dictionary_learning", "standard"): (2.4, 2.0),
+    ("saelab", "jumprelu"): (3.0, 1.2), ("sae-lens", "jumprelu"): (3.0, 1.2),
+    ("saelab", "topk"): (34, 26), ("sae-lens", "topk"): (34, 26),
+    ("saelab", "batchtopk"): (34, 26), ("sae-lens", "batchtopk"): (34, 26),
 }  # fmt: skip
 """The rows, and the L1 coefficients at which their search starts."""
 ENDS = ((20.0, 30.0), (30.0, 40.0))
@@ -150,13 +153,14 @@ def in_range(trained: Sequence[dict[str, float]], low: float, high: float) -> di
     return min(inside, key=lambda result: abs(result["l0"] - (low + high) / 2), default=None)
 
 
-def next_l1(trained: Sequence[dict[str, float]], l0: float) -> float:
-    """The coefficient that should give ``l0``: log-log interpolation of the two trainings nearest to it."""
+def next_value(trained: Sequence[dict[str, float]], l0: float) -> float:
+    """The value that should give ``l0``: log-log interpolation of the two trainings nearest to it."""
     nearest = sorted(trained, key=lambda result: abs(math.log(max(result["l0"], 0.1) / l0)))
-    (a, la), *others = [(math.log(result["l1"]), math.log(max(result["l0"], 0.1))) for result in nearest[:2]]
+    (a, la), *others = [(math.log(result["sparsity"]), math.log(max(result["l0"], 0.1))) for result in nearest[:2]]
     slope = -1.4
     for b, lb in others:
-        slope = min(-0.3, (lb - la) / (b - a))
+        slope = (lb - la) / (b - a)
+        slope = max(0.3, slope) if slope > 0 else min(-0.3, slope)  # k raises L0, a penalty lowers it
     return math.exp(a + max(-1.5, min(1.5, (math.log(l0) - la) / slope)))
 
 
@@ -169,10 +173,10 @@ def train_ends(worker: Worker, first: Sequence[float]) -> tuple[list[dict[str, f
         missing = [sum(end) / 2 for end, found in zip(ENDS, ends, strict=True) if found is None]
         if not waiting and (not missing or len(trained) == MOST_TRAININGS):
             return trained, [end for end in ends if end is not None]
-        result = worker.ask(train=waiting.pop(0) if waiting else next_l1(trained, missing[0]))
+        result = worker.ask(train=waiting.pop(0) if waiting else next_value(trained, missing[0]))
         trained.append(result)
         print(
-            f"{worker.library}, {worker.architecture}: l1 {result['l1']:.3g} gives L0 {result['l0']:.1f}, "
+            f"{worker.library}, {worker.architecture}: {result['sparsity']:.3g} gives L0 {result['l0']:.1f}, "
             f"FVU {result['fvu']:.4f}, gamma {result['gamma']:.4f}",
             file=sys.stderr,
         )
@@ -217,7 +221,7 @@ def print_table(title: str, rows: Sequence[dict[str, str]]) -> None:
 def compare(python: Path, effort: Effort) -> list[dict[str, Any]]:
     """Train and time every library; print the first table."""
     settings, activations = effort.settings, BUILD / "activations.safetensors"
-    kept = BUILD / f"l1-{settings.d_sae}-{settings.n_steps}.json"
+    kept = BUILD / f"sparsity-{settings.d_sae}-{settings.n_steps}.json"
     coefficients: dict[str, list[float]] = json.loads(kept.read_text()) if kept.exists() else {}
     d_in = harvest(activations, settings, effort.n_tokens)
     results: list[dict[str, Any]] = []
@@ -228,12 +232,12 @@ def compare(python: Path, effort: Effort) -> list[dict[str, Any]]:
             worker = stack.enter_context(Worker(library, architecture, interpreter, activations, settings))
             key = f"{library} {architecture}"
             trained, ends = train_ends(worker, coefficients.get(key, start))
-            coefficients[key] = [result["l1"] for result in ends] or list(start)
+            coefficients[key] = [result["sparsity"] for result in ends] or list(start)
             kept.write_text(json.dumps(coefficients, indent=1))
             # Time the steps at the denser and so slower of the two ends.
             timed = max(ends or trained[-1:], key=lambda result: result["l0"])
             memory = {name: trained[0][name] for name in ("peak_mib", "before_mib")}  # later ones share its process
-            workers.append((worker, timed["l1"]))
+            workers.append((worker, timed["sparsity"]))
             results.append(
                 {
                     "library": library, "architecture": architecture, "trained": trained, "ends": ends,
@@ -244,9 +248,9 @@ def compare(python: Path, effort: Effort) -> list[dict[str, Any]]:
         floors: list[float] = []
         for _ in range(effort.rounds):
             floors += [milliseconds(matmul) for _ in range(effort.steps_a_round)]
-            for (worker, l1), result in zip(workers, results, strict=True):
+            for (worker, value), result in zip(workers, results, strict=True):
                 time.sleep(0.1)  # by then the threads of the previous one have stopped spinning
-                answer = worker.ask(time=l1, n_steps=effort.steps_a_round)
+                answer = worker.ask(time=value, n_steps=effort.steps_a_round)
                 result["step_ms"] += answer["step_ms"]
                 result["version"] = answer["version"]
             time.sleep(0.1)
@@ -265,7 +269,7 @@ def compare(python: Path, effort: Effort) -> list[dict[str, Any]]:
                 "x saelab": f"{ms / own[result['architecture']]:.1f}",
                 **{
                     name: " and ".join(f"{end[key]:{form}}" for end in ends) or "-"
-                    for name, key, form in (("L1", "l1", ".3g"), ("L0", "l0", ".1f"), ("FVU", "fvu", ".4f"),
+                    for name, key, form in (("knob", "sparsity", ".3g"), ("L0", "l0", ".1f"), ("FVU", "fvu", ".4f"),
                                             ("gamma", "gamma", ".3f"))
                 },
                 "FVU at L0 30": f"{target['fvu']:.4f}" if target else "-",
