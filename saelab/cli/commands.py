@@ -310,7 +310,7 @@ def sweep(
 ) -> None:
     """Train and evaluate an SAE at each value of its sparsity knob.
 
-    That is --l1-coefficient for standard and gated SAEs, --l0-coefficient for JumpReLU, --k for TopK and BatchTopK.
+    That knob is --l1-coefficient for standard and gated SAEs; the help of each option says which architectures have it.
     After an interruption, the same command goes on.
     """
     with working("The same command goes on where this one was."):

@@ -1,11 +1,11 @@
 """Compare saelab with sae-lens and dictionary_learning in one run, on the embedded model's activations: `make bench`.
 
-The first table has a row for each library and architecture: one complete training step in milliseconds (including the
-batch draw), beside one encoder matmul as the floor; L0, FVU and gamma on held-out activations; memory. Every library
-weights its penalty in its own way, so each row is trained at two values of its sparsity knob, found here, that bring its
-L0 to either side of 30, and FVU and gamma are interpolated between them. `build/bench` keeps the values, so the next run
-starts from them. Each row has a separate process; the steps are timed in turns, so that other load on the machine
-affects all rows alike, and only one process works at a time.
+The first table has a row for each library and architecture: one complete training step in milliseconds (including
+the batch draw), beside one encoder matmul as the floor; L0, FVU and gamma on held-out activations; memory. Every
+library weights its penalty in its own way, so each row is trained at two values of its sparsity knob, found here, that
+bring its L0 to either side of 30, and FVU and gamma are interpolated between them. `build/bench` keeps the values, so
+the next run starts from them. Each row has a separate process; the steps are timed in turns, so that other load on the
+machine affects all rows alike, and only one process works at a time.
 
 The second table shows saelab's step over d_sae and over L0, on Gaussian activations, with the L0 set by the gate's bias
 and a learning rate of 0 to keep it there. ``--device cuda`` prints only this table, for one large shape in bfloat16.
