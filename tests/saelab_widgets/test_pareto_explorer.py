@@ -135,12 +135,14 @@ def test_saes_of_other_widths_or_presets_are_on_other_lines() -> None:
 
 
 def test_an_architecture_looks_as_in_the_librarys_figures_and_others_have_a_look_of_their_own() -> None:
-    pareto = ParetoExplorer(table(architecture=["topk", "gated", "standard", "rescale_shift", "jumprelu", "mine"]))
+    pareto = ParetoExplorer(
+        table(architecture=["unheard_of", "gated", "standard", "rescale_shift", "jumprelu", "mine"])
+    )
     shapes = {one["value"]: one["shape"] for one in pareto.series}
     known = {"gated": "circle", "standard": "square", "rescale_shift": "triangle", "jumprelu": "diamond"}
     assert {name: shapes[name] for name in known} == known
     assert len(set(shapes.values())) == 6
-    assert pareto.architectures == ["standard", "rescale_shift", "gated", "jumprelu", "topk", "mine"]
+    assert pareto.architectures == ["standard", "rescale_shift", "gated", "jumprelu", "unheard_of", "mine"]
 
 
 def test_a_gated_sae_in_the_middle_is_chosen_at_first() -> None:
@@ -246,8 +248,8 @@ def test_wrong_input_gets_a_sentence() -> None:
     pareto = ParetoExplorer(table())
     with pytest.raises(traitlets.TraitError, match="0 to 5, or -1 for none, not 6"):
         pareto.chosen = 6
-    with pytest.raises(traitlets.TraitError, match="may list standard, gated, jumprelu, not 'topk'"):
-        pareto.architectures = ["gated", "topk"]
+    with pytest.raises(traitlets.TraitError, match="may list standard, gated, jumprelu, not 'unheard_of'"):
+        pareto.architectures = ["gated", "unheard_of"]
 
 
 def test_where_no_widget_can_run_there_is_a_picture_of_what_is_shown() -> None:

@@ -293,7 +293,7 @@ def test_sae_lens_folders_from_before_version_6_load(tmp_path: Path, x: Tensor) 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architecture": "topk", "k": 5}, "field 'architecture' is 'topk'; SAELab reads standard, gated, jumprelu"),
+        ({"architecture": "temporal"}, "field 'architecture' is 'temporal'; SAELab reads standard, gated, jumprelu"),
         ({"architecture": None}, "field 'architecture' is None"),
         ({"normalize_activations": "layer_norm"}, "field 'normalize_activations' is 'layer_norm'; SAELab reads none"),
         ({"normalize_activations": "expected_average_only_in"}, "field 'normalize_activations'"),
@@ -388,8 +388,8 @@ def test_a_dictionary_learning_folder_that_is_wrong_says_which_file_and_what(tmp
             load(folder)
     for config, message in (
         (
-            '{"trainer": {"dict_class": "AutoEncoderTopK"}}',
-            "field 'trainer.dict_class' is 'AutoEncoderTopK'; SAELab reads",
+            '{"trainer": {"dict_class": "CrossCoder"}}',
+            "field 'trainer.dict_class' is 'CrossCoder'; SAELab reads",
         ),
         ('{"trainer": {}}', "field 'trainer.dict_class' is None"),
         ('{"model_type": "gpt2"}', "field 'trainer.dict_class' is None"),

@@ -127,8 +127,8 @@ def test_files_that_are_no_sae_say_what_is_wrong(tmp_path: Path) -> None:
         load(foreign)
     with pytest.raises(SAEFileError, match="version 99.*install a newer one"):
         load(written(tensors, version=99))
-    with pytest.raises(SAEFileError, match="does not describe an SAE.*'topk'"):
-        load(written(tensors, architecture="topk"))
+    with pytest.raises(SAEFileError, match="does not describe an SAE.*'unheard_of'"):
+        load(written(tensors, architecture="unheard_of"))
     with pytest.raises(SAEFileError, match="tensor r_mag of a gated SAE is missing"):
         load(written({name: tensor for name, tensor in tensors.items() if name != "sae.r_mag"}))
     with pytest.raises(SAEFileError, match=r"tensor b_mag is torch.float32 of shape \(3,\); expected .*\(10,\)"):
