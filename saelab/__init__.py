@@ -9,6 +9,7 @@ from saelab.sae.rescale_shift import RescaleShiftSAE as RescaleShiftSAE
 from saelab.sae.gated import GatedSAE as GatedSAE
 from saelab.sae.jumprelu import JumpReLUSAE as JumpReLUSAE
 from saelab.sae.topk import TopKSAE as TopKSAE
+from saelab.sae.batchtopk import BatchTopKSAE as BatchTopKSAE
 # isort: on
 
 from saelab.data.activations import ActivationStore as ActivationStore
