@@ -36,8 +36,8 @@ def test_training_reconstructs_and_a_higher_penalty_gives_fewer_features(make: t
     x = planted()
     weak, strong = make(16, 64), make(16, 64)
     assert weak.sparsity_knob is not None
-    Trainer(weak, x, config(), **{weak.sparsity_knob.name: 0.3}).run(progress=False)
-    Trainer(strong, x, config(), **{weak.sparsity_knob.name: 3.0}).run(progress=False)
+    Trainer(weak, x, config(n_steps=600), **{weak.sparsity_knob.name: 0.1}).run(progress=False)
+    Trainer(strong, x, config(n_steps=600), **{weak.sparsity_knob.name: 3.0}).run(progress=False)
     assert evaluate(weak, x).fvu < 0.1
     assert evaluate(strong, x).l0 < 0.6 * evaluate(weak, x).l0
 
