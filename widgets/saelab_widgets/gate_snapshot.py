@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from saelab.sae.base import SparseAutoencoder, check_activations
+from saelab.sae.elementwise import ElementwiseSAE, elementwise
 from saelab.sae.sparse import Pattern
 from saelab.sae.thresholds import Gates
 
@@ -17,12 +18,12 @@ TYPICAL_DENSITY = 0.03
 class Snapshot:
     """An SAE as it stood, with what all thresholds are answered from: its gate pre-activations on ``x``."""
 
-    sae: SparseAutoencoder
+    sae: ElementwiseSAE
     x: Tensor
 
     @torch.no_grad()
     def __init__(self, sae: SparseAutoencoder, x: Tensor) -> None:
-        self.sae = sae.requires_grad_(False).float().cpu()
+        self.sae = elementwise(sae, "a look at its gates").requires_grad_(False).float().cpu()
         self.x = x
         check_activations(x, sae.d_in)
         self._gates = self.gates_of(x)
