@@ -328,7 +328,7 @@ def sweep(
 
         architectures = architecture or ["gated"]
         training_config, knobs = split_training(training)
-        runs = _sweeps(architectures, knobs)
+        runs = _sweeps(context, architectures, knobs)
         for name in architectures:
             maker(name)()  # so that a mistake shows before the first SAE has trained
         write_configuration(context, folder, architecture=architectures)
@@ -358,7 +358,7 @@ def sweep(
 
 
 def _sweeps(
-    architectures: Sequence[str], knobs: Mapping[str, Any]
+    context: typer.Context, architectures: Sequence[str], knobs: Mapping[str, Any]
 ) -> list[tuple[str, Sequence[float], dict[str, float]]]:
     """For each architecture the values of its sparsity knob, and its other knobs."""
     found = []
@@ -369,11 +369,11 @@ def _sweeps(
         knob = ARCHITECTURES[name].sparsity_knob
         if knob is None or knob.name not in own:
             wanted = f"give --{knob.name.replace('_', '-')}, once or more" if knob else "it has no knob for sparsity"
-            raise InputError(f"a sweep of {name} SAEs needs values to try: {wanted}")
+            context.fail(f"a sweep of {name} SAEs needs values to try: {wanted}")
         found.append((name, knobs[knob.name], {other: knobs[other] for other in own - {knob.name}}))
     if unused:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unused))
-        raise InputError(f"{options}: none of {', '.join(architectures)} has such a knob; leave it out")
+        context.fail(f"{options}: none of {', '.join(architectures)} has such a knob; leave it out")
     return found
 
 

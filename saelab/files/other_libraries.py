@@ -52,7 +52,9 @@ def portable(sae: SparseAutoencoder, scale: float, as_jumprelu: bool, format: Fo
     """
     if not (math.isfinite(scale) and scale > 0):
         raise InputError(f"scale must be positive and finite, not {scale}; it is the ActivationStore's")
-    if ARCHITECTURES.get(sae.architecture) is not type(sae):  # it may compute anything
+    # A class that inherits its form may compute something else.
+    its_own = {"foreign", "portable", *(("magnitude_line", "to_jumprelu") if as_jumprelu else ())}
+    if not its_own & vars(type(sae)).keys():
         raise InputError(f"a {type(sae).__name__} has no form in other libraries; keep it with saelab.save")
     # Folding would round half precision once more.
     exact = copy.deepcopy(sae).to("cpu", torch.promote_types(sae.W_enc.dtype, torch.float32))
@@ -70,10 +72,11 @@ def _forms(format: Format) -> dict[str, type[SparseAutoencoder]]:
     """Our class for each name that a library has for an architecture."""
     known: dict[str, type[SparseAutoencoder]] = {}
     for cls in ARCHITECTURES.values():
-        if cls.foreign is not None and format == "sae_lens" and cls.foreign.sae_lens:
-            known[cls.foreign.sae_lens] = cls
-        if cls.foreign is not None and format == "dictionary_learning" and cls.foreign.dictionary_learning:
-            known[cls.foreign.dictionary_learning[0]] = cls
+        form = vars(cls).get("foreign")  # a class that inherits one is not what their files hold
+        if form is not None and format == "sae_lens" and form.sae_lens:
+            known[form.sae_lens] = cls
+        if form is not None and format == "dictionary_learning" and form.dictionary_learning:
+            known[form.dictionary_learning[0]] = cls
     return known
 
 

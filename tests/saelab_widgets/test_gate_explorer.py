@@ -14,11 +14,20 @@ from saelab_widgets import GateExplorer, TrainingLab
 from saelab_widgets.gate_explorer import NATURALS, THRESHOLDS
 from saelab_widgets.sources import HasSAE
 
-from saelab import GatedSAE, JumpReLUSAE, RescaleShiftSAE, SparseAutoencoder, StandardSAE, evaluate, save
+from saelab import (
+    ElementwiseSAE,
+    GatedSAE,
+    JumpReLUSAE,
+    RescaleShiftSAE,
+    SparseAutoencoder,
+    StandardSAE,
+    evaluate,
+    save,
+)
 from saelab.data.labelled import LabelledActivations, LabelledSplit
 from saelab.evaluation.probing import probe
 
-SAES: dict[str, Callable[[], SparseAutoencoder]] = {
+SAES: dict[str, Callable[[], ElementwiseSAE]] = {
     "standard": lambda: StandardSAE(8, 30),
     "gated": lambda: GatedSAE(8, 30),
     "gated, norm-weighted": lambda: GatedSAE(8, 30, preset="norm_weighted"),
@@ -27,7 +36,7 @@ SAES: dict[str, Callable[[], SparseAutoencoder]] = {
 }
 
 
-def random_sae(name: str = "gated", seed: int = 0) -> SparseAutoencoder:
+def random_sae(name: str = "gated", seed: int = 0) -> ElementwiseSAE:
     sae = SAES[name]()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -18,10 +18,18 @@ from saelab_widgets.probe_results import COLUMNS, REPRESENTATIONS, C, LiveCodes,
 from saelab_widgets.sources import follow
 
 import saelab
-from saelab import GatedSAE, JumpReLUSAE, LabelledSet, RescaleShiftSAE, StandardSAE, compare_representations, probe
+from saelab import (
+    ElementwiseSAE,
+    GatedSAE,
+    JumpReLUSAE,
+    LabelledSet,
+    RescaleShiftSAE,
+    StandardSAE,
+    compare_representations,
+    probe,
+)
 from saelab.data.activations import ActivationStore
 from saelab.evaluation.probing import HeldOut, pool_reports
-from saelab.sae.base import SparseAutoencoder
 
 LAYERS, L1S = (0, 2), (1.0, 4.0)
 BLOCKS = ("drama", "comedy")
@@ -164,7 +172,7 @@ def test_a_gate_threshold_fits_both_probes_anew_and_zero_goes_back(
 
 @pytest.mark.parametrize("architecture", [StandardSAE, GatedSAE, RescaleShiftSAE, JumpReLUSAE])
 def test_codes_at_one_threshold_after_the_other_are_the_whole_codes_but_for_the_columns_that_are_off(
-    architecture: type[SparseAutoencoder],
+    architecture: type[ElementwiseSAE],
 ) -> None:
     one, data = architecture(8, 24, seed=5), texts()
     with torch.no_grad():
@@ -232,7 +240,12 @@ def test_a_threshold_that_nothing_exceeds_leaves_the_most_frequent_label(explore
 def test_other_widgets_follow_the_sae_of_the_chosen_layer(explorer: ProbeExplorer, saes: Saes) -> None:
     seen: list[tuple[torch.Tensor, float]] = []
     follower = Instrument()
-    follow(follower, explorer, lambda: seen.append((explorer.sae.gate_bias, explorer.sae.gate_threshold)))
+
+    def look() -> None:
+        assert isinstance(explorer.sae, GatedSAE)
+        seen.append((explorer.sae.gate_bias, explorer.sae.gate_threshold))
+
+    follow(follower, explorer, look)
     explorer.layer = 2
     explorer.gate_threshold = 0.25
     explorer.representation = "pca"

@@ -67,7 +67,7 @@ def test_raising_the_l1_penalty_while_it_trains_lowers_l0(lab: TrainingLab) -> N
     until(lambda: lab.step > moved_at + 60)
     lab.pause()
     assert lab.frame().l0.iloc[-1] < 0.5 * before
-    assert lab.trainer.records[-1].l1_coefficient == 32.0
+    assert lab.trainer.records[-1].coefficients["l1_coefficient"] == 32.0
     assert lab.events[-1]["label"] == "L1 penalty 4 → 32" and lab.events[-1]["step"] >= 60
 
 
@@ -144,7 +144,7 @@ def test_loss_terms_add_up_and_are_those_of_the_library(lab: TrainingLab) -> Non
     with torch.no_grad():
         loss = lab.sae.loss(lab.test_x[:512], l1_coefficient=l1, aux_coefficient=0.5)
     assert row.loss == pytest.approx(loss.total.item(), rel=1e-4)
-    assert row.sparsity == pytest.approx(l1 * loss.sparsity.item(), rel=1e-4)
+    assert row.sparsity == pytest.approx(l1 * loss.terms["sparsity"].item(), rel=1e-4)
     measured = evaluate(lab.sae, lab.test_x[:512])
     assert (row.l0, row.fvu, row.gamma) == pytest.approx((measured.l0, measured.fvu, measured.gamma), rel=1e-4)
 
@@ -304,7 +304,7 @@ def test_wrong_input_gets_a_sentence(store: ActivationStore) -> None:
     with pytest.raises(ValueError, match="gated, standard, not 'topk'"):
         TrainingLab(store, architecture="topk")
     with pytest.raises(ValueError, match="ablations must be one of .*no_r_mag.*, not 'no_gate'"):
-        TrainingLab(store, ablations=("no_gate",))  # type: ignore[arg-type]
+        TrainingLab(store, ablations=("no_gate",))
     with pytest.raises(ValueError, match="NaN"):
         TrainingLab(store.activations[:] * float("nan"))
     lab = TrainingLab(store, d_sae=64, warm_up_steps=0)

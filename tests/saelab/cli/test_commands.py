@@ -1,6 +1,7 @@
 """The command line: what it prints, what it leaves on the disk, how it fails and how it goes on."""
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from saelab.training.checkpoints import CHECKPOINT
 
 HOOK = "blocks.1.hook_resid_post"
 TEXTS = saelab.load_text()[:40]
+L1 = "--l1-coefficient"
 TINY = ("--d-sae", "32", "--n-steps", "12", "--batch-size", "64")
 
 
@@ -98,12 +100,15 @@ def test_every_field_of_the_training_configuration_is_an_option_with_its_meaning
     for name, _, _, meaning in options.training_fields():
         assert meaning in text, name
     assert "Adam's decay rates; the paper's (appendix D). [default: 0.0, 0.999]" in text
-    assert "--l1-coefficient" not in run("sweep", "--help").stdout  # --l1 is
+    for command, name in itertools.product(("train", "sweep"), options.KNOBS):
+        text = " ".join(run(command, "--help").stdout.split())
+        assert f"--{name.replace('_', '-')} <" in text and options.KNOBS[name].meaning in text
 
 
 def test_the_choices_of_the_command_line_are_the_librarys() -> None:
     assert tuple(getattr(torch, name) for name in get_args(options.Dtype)) == activations.DTYPES
-    assert {"jumprelu", "rescale_shift", *get_args(options.Architecture)} == saelab.ARCHITECTURES.keys()
+    assert set(get_args(options.Architecture)) == saelab.ARCHITECTURES.keys()
+    assert options.KNOBS.keys() == {name for cls in saelab.ARCHITECTURES.values() for name in cls.knobs()}
 
 
 def test_every_command_explains_itself_and_every_option_too() -> None:
@@ -230,7 +235,7 @@ def test_training_says_where_the_sae_lies_and_gives_its_last_record_as_json(harv
     found = document("train", harvested, tmp_path / "b", *TINY)
     assert found["sae"] == str(tmp_path / "b" / CHECKPOINT)
     assert found["step"] == 12
-    assert found.keys() > set(saelab.TrainingRecord._fields)
+    assert found.keys() > saelab.Trainer(saelab.GatedSAE(4, 4), torch.ones(8, 4)).step().as_dict().keys()
     assert same_weights(tmp_path / "a" / CHECKPOINT, tmp_path / "b" / CHECKPOINT)
 
 
@@ -288,7 +293,7 @@ def test_resume_takes_the_options_of_the_run_again_and_no_others(trained: Path, 
 
 def test_resume_on_other_activations_is_refused(trained: Path, two_hooks: Path) -> None:
     result = run("train", two_hooks, trained, "--hook", HOOK, "--resume", code=1)
-    assert "on other activations than these" in sentence(result)
+    assert "this run used different activations" in sentence(result)
 
 
 def test_rescale_and_shift_starts_from_the_standard_sae_of_another_run(harvested: Path, tmp_path: Path) -> None:
@@ -364,7 +369,9 @@ def test_an_option_given_wins_over_the_configuration_which_wins_over_the_default
 
 
 @pytest.mark.parametrize(
-    "words", [("harvest", "a", "--hook", HOOK), ("train", "a", "b"), ("sweep", "a", "b", "--l1", 1)], ids=lambda w: w[0]
+    "words",
+    [("harvest", "a", "--hook", HOOK), ("train", "a", "b"), ("sweep", "a", "b", L1, 1)],
+    ids=lambda w: w[0],
 )
 @pytest.mark.parametrize(
     ("content", "message"),
@@ -397,7 +404,19 @@ def test_a_configuration_by_another_version_is_noted(harvested: Path, tmp_path: 
 def test_a_sweep_prints_the_table_that_it_keeps_and_its_configuration_repeats_it(
     harvested: Path, two_hooks: Path, tmp_path: Path
 ) -> None:
-    words = ("--architecture", "gated", "--architecture", "standard", "--l1", 1, "--l1", 8, "--lr", 0.002, *TINY)
+    words = (
+        "--architecture",
+        "gated",
+        "--architecture",
+        "standard",
+        "--l1-coefficient",
+        1,
+        "--l1-coefficient",
+        8,
+        "--lr",
+        0.002,
+        *TINY,
+    )
     found = document("sweep", harvested, tmp_path / "a", *words, "--test", two_hooks, "--hook", HOOK)
     table = pd.read_csv(tmp_path / "a" / "table.csv")
     assert found["table"] == str(tmp_path / "a" / "table.csv")
@@ -416,7 +435,7 @@ def test_a_sweep_prints_the_table_that_it_keeps_and_its_configuration_repeats_it
 def test_an_interrupted_sweep_goes_on_when_the_command_is_given_again(
     harvested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ("--l1", 1, "--l1", 2, *TINY)
+    words = (L1, 1, L1, 2, *TINY)
     step, n_calls = saelab.Trainer.step, 0
 
     def interrupted(self: saelab.Trainer) -> saelab.TrainingRecord:
@@ -429,7 +448,7 @@ def test_an_interrupted_sweep_goes_on_when_the_command_is_given_again(
     monkeypatch.setattr(saelab.Trainer, "step", interrupted)
     stopped = run("sweep", harvested, tmp_path / "a", *words, "--json", code=130)
     assert "The same command goes on" in stopped.stderr and stopped.stdout == ""
-    assert config_in(tmp_path / "a")["l1"] == [1, 2]
+    assert config_in(tmp_path / "a")["l1_coefficient"] == [1, 2]
     rows = document("sweep", harvested, tmp_path / "a", *words)["rows"]
     assert n_calls == 2 * 12
     for row, other in zip(rows, document("sweep", harvested, tmp_path / "b", *words)["rows"], strict=True):
@@ -439,12 +458,22 @@ def test_an_interrupted_sweep_goes_on_when_the_command_is_given_again(
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ((), 2, "Missing option '--l1'"),
-        (("--l1", -1), 2, "Invalid value for '--l1'"),
-        (("--l1", 1, "--architecture", "rescale_shift"), 2, "'rescale_shift' is not one of gated, standard"),
-        (("--l1", 1, "--architecture", "standard", "--ablation", "no_r_mag"), 1, "ablations are those of the gated"),
-        (("--l1", 1, "--n-steps", 0), 1, "n_steps must be at least 1, not 0"),
-        (("--l1", 1, "--test", "nowhere"), 1, "nowhere is not an activation store"),
+        ((), 2, "a sweep of gated SAEs needs values to try: give --l1-coefficient, once or more"),
+        ((L1, -1), 2, "Invalid value for '--l1-coefficient'"),
+        (
+            ("--l1-coefficient", 1, "--architecture", "rescale_shift"),
+            2,
+            "'rescale_shift' is not one of standard, gated",
+        ),
+        (
+            ("--l1-coefficient", 1, "--architecture", "standard", "--ablation", "no_r_mag"),
+            1,
+            "ablations are those of the gated",
+        ),
+        ((L1, 1, "--n-steps", 0), 1, "n_steps must be at least 1, not 0"),
+        ((L1, 1, "--l0-coefficient", 1), 2, "--l0-coefficient: none of gated has such a knob; leave it out"),
+        ((L1, 1, "--architecture", "gated", "--architecture", "jumprelu"), 2, "give --l0-coefficient, once or more"),
+        ((L1, 1, "--test", "nowhere"), 1, "nowhere is not an activation store"),
     ],
 )
 def test_a_sweep_that_cannot_be_writes_nothing(

@@ -14,7 +14,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from saelab import GatedSAE, JumpReLUSAE, RescaleShiftSAE, SAEFileError, SparseAutoencoder, StandardSAE
+from saelab import (
+    ARCHITECTURES,
+    ElementwiseSAE,
+    GatedSAE,
+    JumpReLUSAE,
+    RescaleShiftSAE,
+    SAEFileError,
+    SparseAutoencoder,
+    StandardSAE,
+)
 from saelab.files.other_libraries import Format
 from saelab.files.sae_files import export, load
 
@@ -29,7 +38,7 @@ def random_tensors(*names: str) -> dict[str, Tensor]:
     return {name: torch.randn(shapes.get(name, (D_SAE,))) * 0.3 for name in ("W_enc", "W_dec", "b_dec", *names)}
 
 
-def randomized(sae: SparseAutoencoder, gate_threshold: float = 0.0) -> SparseAutoencoder:
+def randomized(sae: ElementwiseSAE, gate_threshold: float = 0.0) -> ElementwiseSAE:
     with torch.no_grad():
         for parameter in sae.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
@@ -426,6 +435,7 @@ def test_what_cannot_be_exported_says_why_and_leaves_nothing(format: Format, tmp
         (GatedSAE(D_IN, D_SAE, ablations=["untied_encoders"]), {}, "untied encoders cannot be exported.*W_mag"),
         (GatedSAE(D_IN, D_SAE, ablations=["untied_encoders"]), {"as_jumprelu": True}, "untied encoders"),
         (Own(D_IN, D_SAE), {}, "a Own has no form in other libraries"),
+        (Own(D_IN, D_SAE), {"as_jumprelu": True}, "a Own has no form in other libraries"),
         (nan, {}, "would hold NaN"),
         (StandardSAE(D_IN, D_SAE), {"scale": 0.0}, "scale must be positive"),
         (StandardSAE(D_IN, D_SAE), {"scale": 1e-45}, "would hold NaN or infinite values.*scale=1e-45"),
@@ -473,3 +483,22 @@ def test_an_exported_sae_is_left_as_it_was(tmp_path: Path) -> None:
     for format in FORMATS:
         export(sae, tmp_path / format, format, scale=3.0, as_jumprelu=True)
     assert sae.gate_threshold == 0.1 and all(torch.equal(sae.get_parameter(name), old) for name, old in before.items())
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_class_of_ones_own_takes_over_no_file_of_the_architecture_it_derives_from(
+    format: Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(randomized(GatedSAE(D_IN, D_SAE)), tmp_path / "gated", format)
+
+    class Unregistered(GatedSAE):
+        pass
+
+    monkeypatch.setitem(ARCHITECTURES, "my_own", Unregistered)  # taken out again after the test
+
+    class Own(Unregistered):
+        architecture = "my_own"
+
+    assert type(load(tmp_path / "gated")) is GatedSAE
+    with pytest.raises(ValueError, match="a Own has no form in other libraries"):
+        export(Own(D_IN, D_SAE), tmp_path / "own", format)

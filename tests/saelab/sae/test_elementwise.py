@@ -17,7 +17,10 @@ TIED: dict[str, Callable[[], ElementwiseSAE]] = {
     "rescale-and-shift": lambda: RescaleShiftSAE(6, 20, dtype=torch.float64),
     "jumprelu": lambda: JumpReLUSAE(6, 20, dtype=torch.float64),
 }
-ALL = {**TIED, "gated, untied": lambda: GatedSAE(6, 20, ablations=["untied_encoders"], dtype=torch.float64)}
+ALL: dict[str, Callable[[], ElementwiseSAE]] = {
+    **TIED,
+    "gated, untied": lambda: GatedSAE(6, 20, ablations=["untied_encoders"], dtype=torch.float64),
+}
 GATE_THRESHOLDS = [-0.4, 0.0, 0.3]
 
 

@@ -114,7 +114,7 @@ def test_the_l0_term_is_the_number_of_features_on(gate_threshold: float) -> None
 
 def test_thresholds_stay_at_least_0_and_a_rising_penalty_lowers_l0() -> None:
     x = superposition(32, 16, 0.05, n_samples=4096).activations
-    l0s, config = [], TrainingConfig(n_steps=300, batch_size=256, lr=3e-3, resample_every=0)
+    l0s, config = [], TrainingConfig(n_steps=600, batch_size=256, lr=3e-3, resample_every=0)
     for l0_coefficient in (0.1, 0.5, 2.0):
         sae = JumpReLUSAE(16, 64)
         trainer = Trainer(sae, x, config, l0_coefficient=l0_coefficient)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -249,7 +250,7 @@ def test_a_sparse_run_ends_where_a_dense_run_ends(name: str, monkeypatch: pytest
     for share in (ALWAYS_SPARSE, ALWAYS_DENSE):
         monkeypatch.setattr(sparse, "DENSE_ABOVE", share)
         sae = VARIANTS[name](12, 40, dtype=torch.float64)
-        knobs = {} if sae.sparsity_knob is None else {sae.sparsity_knob.name: 1.0}
+        knobs: dict[str, Any] = {} if sae.sparsity_knob is None else {sae.sparsity_knob.name: 1.0}
         trainer = Trainer(sae, x, TrainingConfig(n_steps=60, batch_size=64), **knobs).run(progress=False)
         ends.append(trainer.records[-1].loss)
     assert ends[0] == pytest.approx(ends[1], rel=1e-5)

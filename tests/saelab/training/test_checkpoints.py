@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from saelab import (
 from saelab.training.checkpoints import CHECKPOINT
 
 CONFIG = TrainingConfig(n_steps=120, batch_size=64, checkpoint_every=1, resample_every=15, dead_after_steps=5)
-KNOBS: dict[str, dict[str, float]] = {"gated": {"l1_coefficient": 1}, "jumprelu": {"l0_coefficient": 1}}
+KNOBS: dict[str, dict[str, Any]] = {"gated": {"l1_coefficient": 1}, "jumprelu": {"l0_coefficient": 1}}
 
 
 @pytest.fixture

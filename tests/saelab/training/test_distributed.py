@@ -24,7 +24,7 @@ WORKER = """
 import os, sys
 import torch
 from accelerate import Accelerator
-import saelab, saelab.data.shards, saelab.training.trainer
+import saelab, saelab.data.shards, saelab.training.checkpoints
 
 torch.set_num_threads(1)
 accelerator = Accelerator(cpu=True)
@@ -44,9 +44,11 @@ if accelerator.is_main_process or "--same" in sys.argv:
     sae = saelab.GatedSAE(256, 64)
 else:  # a user's own random start: the main process's counts
     sae = saelab.GatedSAE(256, 64, seed=7)
-config = saelab.TrainingConfig(**eval(sys.argv[3]))
+settings = eval(sys.argv[3])
+knobs = settings.pop("knobs", {})
+config = saelab.TrainingConfig(**settings)
 read.clear()
-saelab.Trainer(sae, store, config, folder=folder, accelerator=accelerator).run(progress=False)
+saelab.Trainer(sae, store, config, folder=folder, accelerator=accelerator, **knobs).run(progress=False)
 print("read", sorted(read), flush=True)
 """
 
@@ -88,7 +90,7 @@ def assert_same_weights(sae: saelab.SparseAutoencoder, other: saelab.SparseAutoe
 
 
 RESAMPLED = {
-    "n_steps": 40, "batch_size": 501, "l1_coefficient": 40.0, "l1_warmup_steps": 5, "lr_warmup_steps": 5,
+    "n_steps": 40, "batch_size": 501, "sparsity_warmup_steps": 5, "lr_warmup_steps": 5,
     "dead_after_steps": 5, "resample_every": 15, "checkpoint_every": 20,
 }  # fmt: skip
 
@@ -98,10 +100,10 @@ def test_two_processes_train_the_sae_of_one_each_on_rows_of_its_own(
 ) -> None:
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
-    output = launched(script, folder, tmp_path / "two", repr(RESAMPLED))
+    output = launched(script, folder, tmp_path / "two", repr({**RESAMPLED, "knobs": {"l1_coefficient": 40}}))
     config = saelab.TrainingConfig(**RESAMPLED)  # type: ignore[arg-type]
     store = ActivationStore.open(folder)
-    one = saelab.Trainer(saelab.GatedSAE(256, 64), store, config).run(progress=False)
+    one = saelab.Trainer(saelab.GatedSAE(256, 64), store, config, l1_coefficient=40).run(progress=False)
     assert one.history["n_resampled"].any()
     two = saelab.Trainer.resume(tmp_path / "two", store)
     assert_same_weights(two.sae, one.sae)
