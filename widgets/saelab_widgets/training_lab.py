@@ -380,7 +380,11 @@ class TrainingLab(Instrument, HasSAE):
         return f"TrainingLab({self.architecture}, d_sae={self._d_sae}, step {self.step})"
 
     def _picture(self) -> bytes:
-        return line_charts_png(self.history_frame(), self.charts, title=self._settings_line())
+        absent = self._terms.keys() - {term.name for term in self.sae.terms}
+        charts = [
+            {**one, "others": [line for line in one["others"] if line["column"] not in absent]} for one in self.charts
+        ]
+        return line_charts_png(self.history_frame(), charts, title=self._settings_line())
 
     def _settings_line(self) -> str:
         cls = trainable()[self.architecture]
