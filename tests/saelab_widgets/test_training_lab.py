@@ -15,7 +15,7 @@ from saelab_widgets import TrainingLab
 from saelab_widgets.training_lab import MAX_KEPT_RUNS, MAX_RECORDS, MAX_ROWS, WORTH_KEEPING
 
 import saelab
-from saelab import GatedSAE, StandardSAE, evaluate
+from saelab import GatedSAE, JumpReLUSAE, StandardSAE, evaluate
 from saelab.data.activations import ActivationStore
 from saelab.data.labelled import LabelledActivations, LabelledSplit
 
@@ -42,7 +42,8 @@ def until(condition: Callable[[], bool], seconds: float = 30) -> None:
 def test_lab_shows_something_before_start(lab: TrainingLab) -> None:
     rows = lab.frame()
     assert lab.step == 20 and list(rows.step) == [20]
-    assert rows.notna().all(axis=None)
+    others = [term.name for term in JumpReLUSAE.terms]  # a gated SAE does not have them
+    assert rows.drop(columns=others).notna().all(axis=None) and rows[others].isna().all(axis=None)
     assert not lab.running and "Start" in lab.status and not lab.error
 
 
@@ -229,7 +230,7 @@ def test_closing_the_lab_ends_its_training(lab: TrainingLab) -> None:
 
 
 def test_an_error_while_training_is_shown_in_the_widget(lab: TrainingLab) -> None:
-    lab.trainer.lr = math.nan
+    lab.trainer.lr = 1e300
     lab.start()
     until(lambda: bool(lab.error))
     until(lambda: not lab.running)
@@ -286,7 +287,21 @@ def test_the_picture_speaks_of_an_auxiliary_term_only_where_there_is_one(
     lab = TrainingLab(store, d_sae=64, warm_up_steps=1, architecture=architecture)
     lab._picture()
     assert ("auxiliary 1" in drawn["title"]) is shown and ("auxiliary term" in drawn["lines"]) is shown
-    assert "gate threshold 0" in drawn["title"] and "L1 term" in drawn["lines"]
+    assert "gate threshold 0" in drawn["title"] and "L1 term" in drawn["lines"] and "L0 term" not in drawn["lines"]
+
+
+def test_a_jumprelu_sae_trains_with_a_penalty_of_its_own(store: ActivationStore) -> None:
+    lab = TrainingLab(store, d_sae=64, warm_up_steps=30, architecture="jumprelu", l0_coefficient=2.0)
+    assert lab.trainer.knobs == {"l0_coefficient": 2.0, "gate_threshold": 0.0, "lr": lab.lr}
+    row = lab.frame().iloc[-1]
+    assert row.loss == pytest.approx(row.reconstruction + row.l0_penalty, rel=1e-5) and math.isnan(row.sparsity)
+    lab.l0_coefficient = 8.0
+    assert lab.trainer.l0_coefficient == 8.0 and lab.events[-1]["label"] == "L0 penalty 2 → 8"
+
+
+def test_a_knob_that_no_architecture_has_is_refused(store: ActivationStore) -> None:
+    with pytest.raises(TypeError, match="l1_coeficient"):
+        TrainingLab(store, d_sae=64, warm_up_steps=0, l1_coeficient=4)
 
 
 def test_a_buffer_that_colab_dropped_is_sent_again(lab: TrainingLab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +316,7 @@ def test_wrong_input_gets_a_sentence(store: ActivationStore) -> None:
         TrainingLab(store.activations[:1000])
     with pytest.raises(ValueError, match="width 8, the activations 256"):
         TrainingLab(store, sentiment=sentiment(8))
-    with pytest.raises(ValueError, match="gated, standard, not 'topk'"):
+    with pytest.raises(ValueError, match="standard, gated, jumprelu, not 'topk'"):
         TrainingLab(store, architecture="topk")
     with pytest.raises(ValueError, match="ablations must be one of .*no_r_mag.*, not 'no_gate'"):
         TrainingLab(store, ablations=("no_gate",))
