@@ -12,10 +12,10 @@ import pytest
 import torch
 import traitlets
 from saelab_widgets import TrainingLab
-from saelab_widgets.training_lab import MAX_KEPT_RUNS, MAX_RECORDS, MAX_ROWS, WORTH_KEEPING
+from saelab_widgets.training_lab import FURTHER, MAX_KEPT_RUNS, MAX_RECORDS, MAX_ROWS, WORTH_KEEPING
 
 import saelab
-from saelab import GatedSAE, JumpReLUSAE, StandardSAE, evaluate
+from saelab import ARCHITECTURES, GatedSAE, StandardSAE, evaluate
 from saelab.data.activations import ActivationStore
 from saelab.data.labelled import LabelledActivations, LabelledSplit
 
@@ -42,8 +42,10 @@ def until(condition: Callable[[], bool], seconds: float = 30) -> None:
 def test_lab_shows_something_before_start(lab: TrainingLab) -> None:
     rows = lab.frame()
     assert lab.step == 20 and list(rows.step) == [20]
-    others = [term.name for term in JumpReLUSAE.terms]  # a gated SAE does not have them
-    assert rows.drop(columns=others).notna().all(axis=None) and rows[others].isna().all(axis=None)
+    terms = {term.name for term in GatedSAE.terms}
+    others = [term.name for cls in ARCHITECTURES.values() for term in cls.terms if term.name not in terms]
+    assert rows.drop(columns=[*others, *FURTHER]).notna().all(axis=None)
+    assert rows[[*others, *FURTHER]].isna().all(axis=None)  # not its own, or not shown
     assert not lab.running and "Start" in lab.status and not lab.error
 
 
@@ -262,7 +264,7 @@ def test_an_observer_may_turn_a_knob_and_pause_from_within_the_run(lab: Training
 
 def test_a_lab_without_a_probe_has_three_charts(store: ActivationStore) -> None:
     lab = TrainingLab(store, d_sae=64, warm_up_steps=1)
-    assert [chart["column"] for chart in lab.charts] == ["l0", "gamma", "fvu", "n_dead", "loss"]
+    assert lab.shown_charts == ["l0", "gamma", "fvu", "n_dead", "loss"]
 
 
 def test_where_no_widget_can_run_there_is_a_picture(lab: TrainingLab) -> None:
@@ -316,8 +318,8 @@ def test_wrong_input_gets_a_sentence(store: ActivationStore) -> None:
         TrainingLab(store.activations[:1000])
     with pytest.raises(ValueError, match="width 8, the activations 256"):
         TrainingLab(store, sentiment=sentiment(8))
-    with pytest.raises(ValueError, match="standard, gated, jumprelu, not 'topk'"):
-        TrainingLab(store, architecture="topk")
+    with pytest.raises(ValueError, match="standard, gated, .*, not 'unheard_of'"):
+        TrainingLab(store, architecture="unheard_of")
     with pytest.raises(ValueError, match="ablations must be one of .*no_r_mag.*, not 'no_gate'"):
         TrainingLab(store, ablations=("no_gate",))
     with pytest.raises(ValueError, match="NaN"):
@@ -330,3 +332,29 @@ def test_wrong_input_gets_a_sentence(store: ActivationStore) -> None:
 def test_a_hook_that_does_not_exist_names_those_that_do() -> None:
     with pytest.raises(ValueError, match=r"blocks\.3\.hook_resid_post"):
         TrainingLab(hook="blocks.7.hook_resid_post")
+
+
+def test_a_metric_whose_chart_is_chosen_is_measured_from_then_on(lab: TrainingLab) -> None:
+    assert "cosine_similarity" in [one["value"] for one in lab.options["shown_charts"]]
+    lab.shown_charts = ["l0", "cosine_similarity"]
+    row = lab.frame().iloc[-1]
+    measured = evaluate(lab.sae, lab.test_x[:512])
+    assert row.cosine_similarity == pytest.approx(measured.cosine_similarity, rel=1e-4)
+    assert math.isnan(row.norm_ratio)
+    with pytest.raises(traitlets.TraitError, match="shown_charts must be one of l0, gamma, .*, not 'accuracy'"):
+        lab.shown_charts = ["accuracy"]
+
+
+@pytest.mark.parametrize("name", [name for name, cls in ARCHITECTURES.items() if cls.trains_from_scratch])
+def test_every_architecture_that_trains_from_scratch_can_be_chosen_with_its_own_knobs(
+    lab: TrainingLab, name: str
+) -> None:
+    lab.architecture = name
+    lab.take_step()
+    assert type(lab.sae) is ARCHITECTURES[name] and lab.step >= 1 and not lab.error
+    own = {knob["name"] for knob in lab.knobs if name in knob["enabled_for"]}
+    assert own == set(lab.trainer.knobs)
+    knob = ARCHITECTURES[name].sparsity_knob
+    assert knob is not None
+    setattr(lab, knob.name, 2 * knob.default)
+    assert lab.trainer.knobs[knob.name] == 2 * knob.default

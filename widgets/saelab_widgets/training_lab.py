@@ -18,7 +18,7 @@ import saelab
 from saelab.data.activations import ActivationStore
 from saelab.data.labelled import LabelledActivations, LabelledSplit
 from saelab.data.language_models import EMBEDDED_MODEL
-from saelab.errors import InputError
+from saelab.errors import InputError, InputTypeError
 from saelab.evaluation.metrics import METRICS
 from saelab.evaluation.probing import ProbeReport, probe
 from saelab.sae.base import ARCHITECTURES, Preset, SparseAutoencoder, check_activations
@@ -74,7 +74,7 @@ def knobs_of_all() -> dict[str, Knob]:
     return {knob.name: knob for knob in (*coefficients, *settings, LR)}
 
 
-class KnobTrait(traitlets.TraitType[float, float]):
+class KnobTrait(traitlets.Float):  # type: ignore[type-arg]
     """A knob as a synced trait, which takes what the knob takes."""
 
     def __init__(self, knob: Knob) -> None:
@@ -179,11 +179,14 @@ class TrainingLab(Instrument, HasSAE):
         **knobs: float,
     ) -> None:
         self._knobs = knobs_of_all()
+        if unknown := knobs.keys() - self._knobs.keys():
+            raise InputTypeError(
+                f"TrainingLab takes no {', '.join(sorted(unknown))}; its knobs are {', '.join(self._knobs)}"
+            )
         for name, value, allowed in (
             ("architecture", architecture, trainable()),
             ("preset", preset, get_args(Preset)),
             *(("ablations", one, _ablations()) for one in ablations),
-            *(("a further argument", one, self._knobs) for one in knobs),
         ):
             if value not in allowed:
                 raise InputError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
@@ -400,7 +403,12 @@ class TrainingLab(Instrument, HasSAE):
         return f"TrainingLab({self.architecture}, d_sae={self._d_sae}, step {self.step})"
 
     def _picture(self) -> bytes:
-        charts = [one for one in self.charts if one["column"] in self.shown_charts]
+        absent = self._terms.keys() - {term.name for term in self.sae.terms}
+        charts = [
+            {**one, "others": [line for line in one["others"] if line["column"] not in absent]}
+            for one in self.charts
+            if one["column"] in self.shown_charts
+        ]
         return line_charts_png(self.frame(), charts, title=self._settings_line())
 
     def _settings_line(self) -> str:
