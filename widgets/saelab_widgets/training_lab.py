@@ -18,7 +18,7 @@ import saelab
 from saelab.data.activations import ActivationStore
 from saelab.data.labelled import LabelledActivations, SentimentSplit
 from saelab.data.language_models import EMBEDDED_MODEL
-from saelab.errors import InputError
+from saelab.errors import InputError, InputTypeError
 from saelab.evaluation.probing import ProbeReport, probe
 from saelab.sae.base import ARCHITECTURES, Preset, SparseAutoencoder, check_activations
 from saelab.sae.declarations import Knob, LossTerm
@@ -175,10 +175,13 @@ class TrainingLab(Instrument, HasSAE):
             ("architecture", architecture, trainable()),
             ("preset", preset, get_args(Preset)),
             *(("ablations", one, _ablations()) for one in ablations),
-            *(("a further argument", one, self._knobs) for one in knobs),
         ):
             if value not in allowed:
                 raise InputError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+        if unknown := knobs.keys() - self._knobs.keys():
+            raise InputTypeError(
+                f"{', '.join(sorted(unknown))}: no such argument or knob; knobs are {', '.join(self._knobs)}"
+            )
         if n_steps < 1 or warm_up_steps < 0:
             raise InputError(f"n_steps must be at least 1 and warm_up_steps 0, not {n_steps} and {warm_up_steps}")
         if activations is None:
