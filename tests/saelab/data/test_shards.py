@@ -378,7 +378,7 @@ def test_training_from_disk_is_resumed_bit_by_bit_and_remembers_where_it_belongs
     assert saelab.load(tmp_path / "run" / "checkpoint.safetensors").trained_on == store.trained_on
     assert store.trained_on == ("reviews-4l", HOOKS[0], store.scale)
     other = saelab.harvest(model, HOOKS[0], TEXTS[1:], store=tmp_path / "other", progress=False)
-    with pytest.raises(ValueError, match="other activations than these"):
+    with pytest.raises(ValueError, match="used different activations"):
         saelab.Trainer.resume(tmp_path / "run", other)
 
 
