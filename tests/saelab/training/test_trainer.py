@@ -32,18 +32,19 @@ def config(**values: float) -> TrainingConfig:
     return TrainingConfig(**{"n_steps": 200, "batch_size": 256, "lr": 3e-3, **values})  # type: ignore[arg-type]
 
 
-def penalty(sae: SparseAutoencoder, value: float) -> dict[str, Any]:
-    """The knob that trades sparsity for reconstruction."""
+def sparsity(sae: SparseAutoencoder, *, strong: bool) -> dict[str, Any]:
+    """The knob that trades sparsity for reconstruction: a penalty, or the number of features that are kept."""
     assert sae.sparsity_knob is not None
-    return {sae.sparsity_knob.name: value}
+    weak_and_strong = (12, 3) if sae.sparsity_knob.is_whole else (0.1, 3.0)
+    return {sae.sparsity_knob.name: weak_and_strong[strong]}
 
 
 @pytest.mark.parametrize("make", [make for make in ARCHITECTURES.values() if make.trains_from_scratch])
 def test_training_reconstructs_and_a_higher_penalty_gives_fewer_features(make: type[SparseAutoencoder]) -> None:
     x = planted()
     weak, strong = make(16, 64), make(16, 64)
-    Trainer(weak, x, config(n_steps=600), **penalty(weak, 0.1)).run(progress=False)
-    Trainer(strong, x, config(n_steps=600), **penalty(strong, 3.0)).run(progress=False)
+    Trainer(weak, x, config(n_steps=600), **sparsity(weak, strong=False)).run(progress=False)
+    Trainer(strong, x, config(n_steps=600), **sparsity(strong, strong=True)).run(progress=False)
     assert evaluate(weak, x).fvu < 0.1
     assert evaluate(strong, x).l0 < 0.6 * evaluate(weak, x).l0
 
