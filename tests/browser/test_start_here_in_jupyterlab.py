@@ -95,7 +95,7 @@ def test_newcomer_runs_all_cells_starts_training_drags_l1_and_reads_l0_falling(p
 
     lab.get_by_label("Standard").check()
     until(page, lambda: step(lab) == 0, "a fresh start with the other architecture")
-    expect(lab.locator("input[data-knob=aux_coefficient]")).to_be_disabled()
+    expect(lab.locator("input[data-knob=aux_coefficient]")).to_be_hidden()
     picture(page, "standard")
 
 

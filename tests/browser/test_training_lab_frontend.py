@@ -77,10 +77,20 @@ def traits(**changes: Any) -> dict[str, Any]:
         "ablations": [],
         "seed": 0,
         "options": {
-            "architecture": [{"value": "gated", "label": "Gated"}, {"value": "standard", "label": "Standard"}],
+            "architecture": [
+                {"value": "gated", "label": "Gated", "ablations": ["no_r_mag"]},
+                {"value": "standard", "label": "Standard", "ablations": []},
+            ],
             "preset": [{"value": "paper", "label": "paper"}, {"value": "norm_weighted", "label": "norm-weighted"}],
             "ablations": [{"value": "no_r_mag", "label": "no r_mag"}],
+            "shown_charts": [
+                {"value": "l0", "label": "L0"},
+                {"value": "gamma", "label": "Bias"},
+                {"value": "fvu", "label": "FVU"},
+                {"value": "probe_accuracy", "label": "Probe"},
+            ],
         },
+        "shown_charts": ["l0", "gamma", "fvu", "probe_accuracy"],
         "runs": [],
         "kernel": True,
         "l1_coefficient": 8.0,
@@ -493,22 +503,32 @@ def test_a_change_made_in_python_does_not_pull_the_thumb_out_of_the_users_hand(m
     assert knob.input_value() == "-0.9"
 
 
-def test_choosing_an_architecture_sets_it_and_turns_off_the_knobs_it_lacks(mount: Mount) -> None:
+def test_choosing_an_architecture_sets_it_and_shows_its_knobs_alone(mount: Mount) -> None:
     page = mount("training_lab", traits())
-    heights = "(all) => all.map((e) => e.offsetHeight)"
-    before = page.locator(".saelab-slider").evaluate_all(heights)
     page.get_by_role("radio", name="Standard").check()
     assert trait(page, "architecture") == "standard"
     for name in ("aux_coefficient", "gate_threshold"):
-        assert slider(page, name).is_disabled()
-        help_text = page.locator(f"#{slider(page, name).get_attribute('aria-describedby')}")
-        assert "only the gated architecture" in help_text.inner_text()
-    assert reset_button(page, "Auxiliary loss").is_disabled()
-    assert slider(page, "l1_coefficient").is_enabled()
-    assert page.locator(".saelab-slider").evaluate_all(heights) == before
+        assert not slider(page, name).is_visible()
+    assert not reset_button(page, "Auxiliary loss").is_visible()
+    assert slider(page, "l1_coefficient").is_enabled() and slider(page, "l1_coefficient").is_visible()
+    assert page.get_by_label("no r_mag").is_disabled()
     page.evaluate("() => model.set('architecture', 'gated')")
-    assert slider(page, "aux_coefficient").is_enabled()
+    assert slider(page, "aux_coefficient").is_enabled() and slider(page, "aux_coefficient").is_visible()
+    assert page.get_by_label("no r_mag").is_enabled()
     page.wait_for_function("() => document.querySelector('[data-architecture=gated]').checked")
+
+
+def test_the_charts_that_are_chosen_are_shown(mount: Mount) -> None:
+    page = mount("training_lab", traits())
+    wait_for_draws(page)
+    assert page.locator('[data-chart="fvu"]').is_visible()
+    page.get_by_role("checkbox", name="FVU").uncheck()
+    assert trait(page, "shown_charts") == ["l0", "gamma", "probe_accuracy"]
+    page.locator('[data-chart="fvu"]').wait_for(state="hidden")
+    assert page.locator('[data-chart="gamma"]').is_visible()
+    page.evaluate("() => model.set('shown_charts', ['fvu'])")
+    page.locator('[data-chart="fvu"]').wait_for(state="visible")
+    page.locator('[data-chart="gamma"]').wait_for(state="hidden")
 
 
 def test_text_from_python_is_never_markup(mount: Mount) -> None:
@@ -524,7 +544,7 @@ def test_text_from_python_is_never_markup(mount: Mount) -> None:
             "reference": {"value": 9, "label": attack},
         }
     ]
-    state["options"] = {name: [{"value": "gated", "label": attack}] for name in state["options"]}
+    state["options"] = {name: [{"value": "gated", "label": attack, "ablations": []}] for name in state["options"]}
     state["runs"] = [{"label": attack, "history": state["history"], "kept": True}]
     page = mount("training_lab", state)
     wait_for_draws(page)
@@ -661,13 +681,13 @@ def test_axe_finds_no_violations(mount: Mount, theme: str, architecture: str) ->
 def test_the_keyboard_reaches_every_control_and_shows_where_it_is(mount: Mount) -> None:
     page = mount("training_lab", traits())
     reached = []
-    for _ in range(15):
+    for _ in range(19):
         page.keyboard.press("Tab")
         focused = page.evaluate(
             """() => {
                 const e = document.activeElement, style = getComputedStyle(e);
-                const { action, knob, architecture, select, ablations, number } = e.dataset;
-                const name = action ?? knob ?? architecture ?? select ?? ablations ?? number
+                const { action, knob, architecture, select, ablations, number, shownCharts } = e.dataset;
+                const name = action ?? knob ?? architecture ?? select ?? ablations ?? number ?? shownCharts
                     ?? e.getAttribute('aria-label');
                 return { name, ring: style.outlineStyle === 'solid' && parseFloat(style.outlineWidth) >= 2,
                          keeps: e.dataset.lmSuppressShortcuts };
@@ -692,6 +712,10 @@ def test_the_keyboard_reaches_every_control_and_shows_where_it_is(mount: Mount) 
         "Reset Auxiliary loss to 1.0",
         "gate_threshold",
         "Reset Gate threshold to 0.00 σ",
+        "l0",
+        "gamma",
+        "fvu",
+        "probe_accuracy",
     ]
     page.get_by_role("radio", name="Gated").focus()
     page.keyboard.press("ArrowDown")
