@@ -27,11 +27,6 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
             "TrainedOn",
             "ARCHITECTURES",
             "threshold_curves",
-            "Knob",
-            "LossTerm",
-            "Look",
-            "Moment",
-            "Encoded",
         ),
     ),
     "training": (

@@ -249,6 +249,7 @@ class GivenBatches(Batches):
 def fingerprint(x: Tensor) -> str:
     """Hash of a tensor's shape, dtype and values; the same on any device."""
     digest = hashlib.blake2b(f"{x.dtype}{tuple(x.shape)}".encode(), digest_size=16)
-    for part in torch.split(x.detach(), 65536):  # in pieces, so that a tensor on a GPU is not copied all at once
+    rows = x.detach() if x.ndim else x.detach()[None]
+    for part in torch.split(rows, 65536):  # in pieces, so that a tensor on a GPU is not copied all at once
         digest.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()

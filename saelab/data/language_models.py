@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from saelab.errors import InputError
+from saelab.errors import InputError, SAELabError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +26,7 @@ TRAIN_COMMAND = "python saelab/assets/reviews-4l/train.py --out runs/reviews-4l"
 SAMPLE_COMMAND = "python saelab/assets/reviews-4l/sample.py"
 
 
-class ModelNotFoundError(ValueError):
+class ModelNotFoundError(SAELabError, ValueError):
     """The model does not exist, or there is no network to fetch it."""
 
 

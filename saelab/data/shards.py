@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saelab.errors import SAELabError
 from saelab.files.tensor_files import write_atomically, write_tensors
 
 FORMAT_VERSION = 1
@@ -34,7 +35,7 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I
 _AS_NUMPY = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: np.int16, torch.int32: np.int32}
 
 
-class StoreError(ValueError):
+class StoreError(SAELabError, ValueError):
     """A folder that cannot be read as an activation store; the message names the file and its fault."""
 
 

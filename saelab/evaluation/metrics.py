@@ -247,7 +247,8 @@ METRICS = tuple(field.name for field in fields(SAEMetrics) if field.name != "den
 class _Streamed:
     """What `evaluate` sums up over batches. A new metric is added here and as a field of `SAEMetrics`."""
 
-    def __init__(self) -> None:
+    def __init__(self, sae: SparseAutoencoder) -> None:
+        self.sae = sae
         self.n_inputs = 0
         self.l1, self.density, self.reconstruction = L1(), FeatureDensity(), _Reconstruction()
 
@@ -327,7 +328,7 @@ def evaluate(
     else:
         chunks = rows
     total = math.prod(rows.shape) // sae.d_in if isinstance(rows, Tensor | StoredRows) else None
-    streamed = _Streamed()
+    streamed = _Streamed(sae)
     with tqdm(total=total, desc="evaluating", unit="input", leave=False, disable=not progress) as bar:
         for batch in _batches(chunks, sae.d_in, batch_size):
             x = batch.to(device=sae.W_enc.device, dtype=sae.W_enc.dtype)

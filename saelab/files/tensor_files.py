@@ -12,10 +12,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from saelab.errors import SAELabError
+
 FORMAT_VERSION = 1
 
 
-class SAEFileError(ValueError):
+class SAEFileError(SAELabError, ValueError):
     """A file that cannot be read as an SAE; the message names the field and its fault."""
 
 

@@ -157,6 +157,8 @@ class SparseAutoencoder(nn.Module, ABC):
     """What its constructor's ``ablations`` may list, and what widgets call each."""
     frozen_parameters: ClassVar[tuple[str, ...]] = ()
     """Names of its parameters that training leaves as they are."""
+    lr_factors: ClassVar[Mapping[str, float]] = {}
+    """Factors on the trainer's learning rate, by parameter name."""
     foreign: ClassVar[ForeignForm | None] = None
     """Its form in other libraries; see `portable`."""
     W_enc: nn.Parameter

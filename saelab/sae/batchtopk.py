@@ -42,7 +42,7 @@ class BatchTopKSAE(TopKSAE):
         self,
         d_in: int,
         d_sae: int,
-        k: int = 32,
+        k: int | None = None,
         *,
         preset: Preset = "paper",
         seed: int = 0,

@@ -49,7 +49,6 @@ class ElementwiseSAE(SparseAutoencoder):
     def magnitude(self, entries: Entries, pi_gate: Tensor) -> Tensor:
         """What a feature's code is where it is on, non-negative; in the shape of ``pi_gate``."""
 
-    @abstractmethod
     def magnitude_line(self) -> tuple[Tensor, Tensor]:
         """Slope and shift, ``(d_sae,)`` each, without a gradient: ``magnitude = relu(slope * pi_gate + shift)``.
 
@@ -59,8 +58,10 @@ class ElementwiseSAE(SparseAutoencoder):
         Raises
         ------
         ValueError
-            Untied encoders: gate and magnitude then look along different directions.
+            The magnitude is no such line: it has another shape, or with untied encoders looks along other directions.
+            There is then no JumpReLU form, no `GateExplorer` and no natural reference point.
         """
+        raise InputError(f"the magnitude of a {self.label} SAE is no line in its gate's pre-activation")
 
     def gate(self, entries: Entries) -> Tensor:
         """Gate pre-activations at ``entries``; on is what exceeds `gate_threshold`."""

@@ -36,7 +36,9 @@ class JumpReLUSAE(ElementwiseSAE):
     ``bandwidth`` around the threshold (eq. 11 and 12). For an entry within it the derivative of the code by the
     threshold is ``-threshold / bandwidth``, that of the L0 norm ``-1 / bandwidth``; ``z`` has its ordinary gradient.
     The threshold is trained itself, as in dictionary_learning, where the paper trains its logarithm; after each step it
-    is at least 0.
+    is at least 0. It learns at 8 times the learning rate: Adam moves it by that much a step, and it has as far to go as
+    activations are large. On layer 2 of the embedded model, 2000 steps, L0 is then 16 at FVU 0.178 for a coefficient of
+    1; at the plain rate it stayed at 34, at FVU 0.151 (one seed).
 
     It is also what a gated SAE computes (arXiv 2404.16014, appendix E): see `GatedSAE.to_jumprelu`. The relu is there
     for those, whose thresholds may be negative. A `gate_threshold` other than 0 adds to every threshold.
@@ -56,6 +58,7 @@ class JumpReLUSAE(ElementwiseSAE):
     terms = (LossTerm("l0_penalty", "L0 term", L0_COEFFICIENT, hue="l0"),)
     sparsity_knob = L0_COEFFICIENT
     feature_parameters = ("b_enc", "threshold")
+    lr_factors = {"threshold": 8.0}  # noqa: RUF012 - declared as a class variable in the base
     foreign = ForeignForm(
         features=("b_enc", "threshold"),
         sae_lens="jumprelu",

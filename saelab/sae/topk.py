@@ -46,8 +46,8 @@ class TopKSAE(SparseAutoencoder):
     Parameters
     ----------
     k
-        Features on per input, from 1 to d_sae; fewer are on where fewer pre-activations are positive. May be changed at
-        any time.
+        Features on per input, from 1 to d_sae; 32 by default. Fewer are on where fewer pre-activations are positive.
+        It may be changed at any time.
     d_in, d_sae, preset, seed, device, dtype
         As for every `SparseAutoencoder`.
     """
@@ -78,7 +78,7 @@ class TopKSAE(SparseAutoencoder):
         self,
         d_in: int,
         d_sae: int,
-        k: int = 32,
+        k: int | None = None,
         *,
         preset: Preset = "paper",
         seed: int = 0,
@@ -86,9 +86,9 @@ class TopKSAE(SparseAutoencoder):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(d_in, d_sae, preset=preset, seed=seed, device=device, dtype=dtype)
-        if not 1 <= k <= d_sae:
+        self.k = min(self.k, d_sae) if k is None else k
+        if not 1 <= self.k <= d_sae:
             raise InputError(f"k must lie between 1 and d_sae={d_sae}, not {k}")
-        self.k = k
 
     def activate(self, entries: Entries) -> Tensor:
         pi = entries.u + self.b_enc

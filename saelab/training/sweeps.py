@@ -13,8 +13,8 @@ from torch import Tensor
 from saelab.data.activations import ActivationStore
 from saelab.data.batches import Activations, batches_of, fingerprint
 from saelab.errors import InputError, InputTypeError
-from saelab.evaluation.metrics import evaluate
-from saelab.files.sae_files import describe
+from saelab.evaluation.metrics import METRICS, evaluate
+from saelab.files.sae_files import describe, rebuild
 from saelab.files.tensor_files import FORMAT_VERSION, read_tensors, write_tensors
 from saelab.sae.base import SparseAutoencoder
 from saelab.training.checkpoints import CHECKPOINT
@@ -102,8 +102,19 @@ def sweep(
         path = Path(folder) / f"{sae.architecture}{shown}-{_digest(sae, config, of_run, content)}.safetensors"
         if not path.exists():
             _train(sae, config, of_run, swept, activations, held_out, path, progress=progress)
-        rows.append({**read_tensors(path)[1]["row"], "path": str(path)})
+        rows.append({**_row(path, held_out), "path": str(path)})
     return pd.DataFrame(rows)
+
+
+def _row(path: Path, test: Tensor | ActivationStore) -> dict[str, Any]:
+    """The row of a trained SAE, as its file keeps it; a metric that is newer than the file is measured now."""
+    tensors, header = read_tensors(path)
+    row: dict[str, Any] = header["row"]
+    if set(METRICS) - row.keys():
+        measured = evaluate(rebuild(path, tensors, header), test).as_dict()
+        header["row"] = row = {**row, **measured}
+        write_tensors(path, tensors, header)
+    return row
 
 
 def _values_for(sae: SparseAutoencoder, values: Sequence[float] | None) -> Sequence[float | None]:

@@ -138,7 +138,15 @@ class Trainer:
             for name, parameter in sae.named_parameters()
             if parameter.requires_grad
         }
-        self._optimizer = torch.optim.Adam(self._trained.values(), lr=self.lr, betas=self.config.betas, fused=True)
+        groups: dict[float, list[Tensor]] = {}
+        for name, weight in self._trained.items():
+            groups.setdefault(sae.lr_factors.get(name, 1.0), []).append(weight)
+        self._optimizer = torch.optim.Adam(
+            [{"params": weights, "lr_factor": factor} for factor, weights in groups.items()],
+            lr=self.lr,
+            betas=self.config.betas,
+            fused=True,
+        )
         self._resampling = torch.Generator().manual_seed(self.config.seed)
         self._silent_steps = torch.zeros(sae.d_sae, dtype=torch.long, device=sae.W_enc.device)
         self._resampled_at: int | None = None
@@ -270,7 +278,7 @@ class Trainer:
         lr = self.lr * self._lr_schedule(done)
         coefficients = self._coefficients_now(done)
         for group in self._optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_factor"]
         batch = self._batches.draw()
         sums, fired, result = self._forward_backward(batch, coefficients)
         self._silent_steps = (self._silent_steps + 1).masked_fill_(fired, 0)

@@ -41,7 +41,7 @@ START = {
     ("saelab", "gated"): (3.2, 2.5), ("sae-lens", "gated"): (3.8, 3.1), ("dictionary_learning", "gated"): (4.1, 3.2),
     ("saelab", "standard"): (2.4, 2.0), ("sae-lens", "standard"): (3.5, 2.8),
     ("dictionary_learning", "standard"): (2.4, 2.0),
-    ("saelab", "jumprelu"): (3.0, 1.2), ("sae-lens", "jumprelu"): (3.0, 1.2),
+    ("saelab", "jumprelu"): (0.5, 0.35), ("sae-lens", "jumprelu"): (0.5, 0.35),
     ("saelab", "topk"): (34, 26), ("sae-lens", "topk"): (34, 26),
     ("saelab", "batchtopk"): (34, 26), ("sae-lens", "batchtopk"): (34, 26),
 }  # fmt: skip

@@ -29,7 +29,7 @@ def test_a_saved_page_shows_the_curves_and_turns_off_what_needs_python(
     assert float(shown or "nan") == pytest.approx(lab.frame().l0.iloc[-1], rel=1e-6)
     assert page.locator("path.saelab-ghost").count() == 5
     assert page.locator(".saelab-status [role=status]").last.inner_text() == lab.status
-    for control in page.locator("button, input, select").all():
+    for control in page.locator("button, input:not([data-shown-charts]), select").all():
         expect(control).to_be_disabled()
     assert "no kernel" in page.locator(".saelab-slider").first.inner_text()
     assert [request.url for request in requests if not request.url.startswith(("file:", "blob:", "data:"))] == []

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from saelab import (
+    ARCHITECTURES,
     GatedSAE,
     JumpReLUSAE,
     RescaleShiftSAE,
@@ -121,3 +122,14 @@ def test_rescale_and_shift_is_swept_without_values_and_what_has_a_knob_is_not(tm
     with pytest.raises(TypeError, match="'aux_coeficient' is no knob of a gated SAE's training"):
         sweep(make_gated, X, [1.0], folder=tmp_path / "none", aux_coeficient=1)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("name", [name for name, cls in ARCHITECTURES.items() if cls.trains_from_scratch])
+def test_every_architecture_is_swept_over_its_own_knob(name: str, tmp_path: Path) -> None:
+    cls = ARCHITECTURES[name]
+    assert cls.sparsity_knob is not None
+    values = [cls.sparsity_knob.default / 2, cls.sparsity_knob.default / 4]
+    table = sweep(lambda: cls(16, 64), X, values, config=CONFIG, folder=tmp_path, progress=False)
+    assert list(table[cls.sparsity_knob.name]) == values and set(table.architecture) == {name}
+    again = sweep(lambda: cls(16, 64), X, values, config=CONFIG, folder=tmp_path, progress=False)
+    assert again.equals(table) and all(type(load(path)) is cls for path in table.path)
