@@ -94,15 +94,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory, harvested: Path) -> Path:
 # Help, and what it costs.
 
 
+def help_of(command: str) -> str:
+    """Its help on one line; where a line broke at a hyphen, the word is whole again."""
+    return re.sub(r"(?<=\w)- (?=\w)", "-", " ".join(run(command, "--help").stdout.split()))
+
+
 def test_every_field_of_the_training_configuration_is_an_option_with_its_meaning() -> None:
-    text = re.sub(r"(?<=\w)- (?=\w)", "-", " ".join(run("train", "--help").stdout.split()))  # lines break at hyphens
+    text = help_of("train")
     for field in dataclasses.fields(saelab.TrainingConfig):
         assert f"--{field.name.replace('_', '-')} <" in text
     for name, _, _, meaning in options.training_fields():
         assert meaning in text, name
     assert "Adam's decay rates; the paper's (appendix D). [default: 0.0, 0.999]" in text
     for command, name in itertools.product(("train", "sweep"), options.KNOBS):
-        text = " ".join(run(command, "--help").stdout.split())
+        text = help_of(command)
         assert f"--{name.replace('_', '-')} <" in text and options.KNOBS[name].meaning in text
 
 
