@@ -46,7 +46,9 @@ def peak_memory(pid: int) -> float:
 def execute(path: Path) -> tuple[float, float]:
     """Execute one notebook and keep its outputs; return seconds, with the kernel's start, and its peak memory."""
     notebook = nbformat.read(path, as_version=4)
-    client: Any = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": path.parent}})
+    client: Any = NotebookClient(
+        notebook, timeout=600, coalesce_streams=True, resources={"metadata": {"path": path.parent}}
+    )
     peak = 0.0
 
     def measure(**_: object) -> None:
