@@ -233,8 +233,8 @@ def _read_sae_lens(config_path: Path, weights_path: Path) -> SparseAutoencoder:
             "; write that into a copy of the folder, and give it activations with their heads flattened into d_in",
         ),
         "activation_fn_str" if "activation_fn_str" in config else "activation_fn": ("relu", ("relu",), ""),
-        # A TopK SAE whose pre-activations are chosen by what they add to the reconstruction.
-        "rescale_acts_by_decoder_norm": (False, (False,), "; fold the decoder's norms into its weights first"),
+        # A TopK SAE's choice then goes by what each feature adds to the reconstruction.
+        "rescale_acts_by_decoder_norm": (False, (True, False), ""),
     }
     for field, (default, allowed, advice) in settings.items():
         config.setdefault(field, default)
@@ -261,6 +261,8 @@ def _read_sae_lens(config_path: Path, weights_path: Path) -> SparseAutoencoder:
         own[name] = config[field]
     dtype = getattr(torch, config["dtype"].removeprefix("torch."))
     tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    if config["rescale_acts_by_decoder_norm"]:
+        tensors = _with_unit_rows(tensors)
     return _imported(
         weights_path, cls, tensors if config["apply_b_dec_to_input"] else _centered(tensors, 1), dtype, own
     )

@@ -37,11 +37,12 @@ def save(sae: SparseAutoencoder, path: str | os.PathLike[str]) -> Path:
 def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> SparseAutoencoder:
     """An SAE from a file that `save`, `Trainer` or `sweep` wrote, or from a folder of another library.
 
-    Other libraries' folders are recognised by their content: SAELens (``cfg.json`` and ``sae_weights.safetensors``;
-    standard, gated or jumprelu) and dictionary_learning (``config.json`` and ``ae.pt``; AutoEncoder, GatedAutoEncoder
-    or JumpReluAutoEncoder). A file inside one works too, including ``checkpoints/ae_STEP.pt``. Codes and
-    reconstructions equal those of the library's own loader: an AutoEncoder's decoder is normalised, and if ``b_dec`` is
-    not subtracted from the input, the encoder's biases compensate. The preset, which only training uses, is ``"paper"``
+    Other libraries' folders are recognised by their content: SAELens (``cfg.json`` and ``sae_weights.safetensors``)
+    and dictionary_learning (``config.json`` and ``ae.pt``), of every architecture that declares such a form
+    (`SparseAutoencoder.foreign`): standard, gated, JumpReLU, TopK, and in dictionary_learning BatchTopK. A file inside
+    one works too, including ``checkpoints/ae_STEP.pt``. Codes and reconstructions equal those of the library's own
+    loader: an AutoEncoder's decoder is normalised, and if ``b_dec`` is not subtracted from the input, the encoder's
+    biases compensate. The preset, which only training uses, is ``"paper"``
     if every decoder row has unit norm, else ``"norm_weighted"``.
 
     Raises
@@ -78,9 +79,10 @@ def export(
 ) -> Path:
     """Write ``sae`` as a folder that SAELens or dictionary_learning loads, taking the model's own activations.
 
-    A standard, gated or JumpReLU SAE keeps its kind; a rescale-and-shift SAE becomes gated. `gate_threshold` goes into
-    the gate's bias or the thresholds; settings that only training uses (preset, ablations) are lost. Weights are
-    written in float32, or in float64 if they are float64. The folder appears complete or not at all.
+    A standard, gated, JumpReLU or TopK SAE keeps its kind; a rescale-and-shift SAE becomes gated; a BatchTopK SAE
+    becomes JumpReLU for SAELens, as its own do. `gate_threshold` goes into the gate's bias or the thresholds; settings
+    that only training uses (preset, ablations) are lost. Weights are written in float32, or in float64 if they are
+    float64. The folder appears complete or not at all.
 
     **Units of the codes.** On the model's own activation ``x``, ``(..., d_in)``, the exported SAE gives the codes
     ``sae.encode(scale * x)`` and the reconstruction ``sae(scale * x) / scale``. One target differs: dictionary_learning
@@ -90,7 +92,7 @@ def export(
     Parameters
     ----------
     sae
-        Any SAE of this library except a gated one with untied encoders.
+        Any SAE of this library except a gated one with untied encoders, or of a class of your own without such a form.
     folder
         Folder to write; must be empty or not exist yet.
     format

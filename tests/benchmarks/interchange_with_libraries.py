@@ -24,8 +24,8 @@ from saelab.files.other_libraries import FORMATS
 from saelab.files.sae_files import export
 
 D_IN, D_SAE, SCALE, TOLERANCE = 32, 128, 2.5, 1e-6
-KINDS: dict[str, tuple[saelab.ElementwiseSAE, float]] = {
-    # with the gate_threshold of each
+KINDS: dict[str, tuple[saelab.SparseAutoencoder, float]] = {
+    # with the gate_threshold of each that has one
     "standard": (saelab.StandardSAE(D_IN, D_SAE), 0.0),
     "standard, free norms": (saelab.StandardSAE(D_IN, D_SAE, preset="norm_weighted"), 0.0),
     "gated": (saelab.GatedSAE(D_IN, D_SAE), 0.0),
@@ -33,6 +33,8 @@ KINDS: dict[str, tuple[saelab.ElementwiseSAE, float]] = {
     "gated, no r_mag": (saelab.GatedSAE(D_IN, D_SAE, ablations=["no_r_mag"]), -0.2),
     "rescale_shift": (saelab.RescaleShiftSAE(D_IN, D_SAE), 0.1),
     "jumprelu": (saelab.JumpReLUSAE(D_IN, D_SAE), 0.1),
+    "topk": (saelab.TopKSAE(D_IN, D_SAE, k=20), 0.0),
+    "batchtopk": (saelab.BatchTopKSAE(D_IN, D_SAE, k=20), 0.0),
 }
 WORKER = """
 import sys
@@ -41,9 +43,11 @@ from pathlib import Path
 
 import torch
 from dictionary_learning.training import trainSAE
+from dictionary_learning.trainers.batch_top_k import BatchTopKTrainer
 from dictionary_learning.trainers.gdm import GatedSAETrainer
 from dictionary_learning.trainers.jumprelu import JumpReluTrainer
 from dictionary_learning.trainers.standard import StandardTrainer, StandardTrainerAprilUpdate
+from dictionary_learning.trainers.top_k import TopKTrainer
 from dictionary_learning.utils import load_dictionary
 from safetensors.torch import load_file, save_file
 import sae_lens
@@ -85,11 +89,26 @@ for architecture in ("Standard", "Gated", "JumpReLU"):
                 sae.save_inference_model(folder / "theirs" / f"{name}, saved for inference")
                 note(theirs, f"{name}, saved for inference", sae)
 
-trainers = (StandardTrainer, StandardTrainerAprilUpdate, GatedSAETrainer, JumpReluTrainer)
+for name, kind in (("TopK", "SAE"), ("TopK", "TrainingSAE"), ("BatchTopK", "TrainingSAE")):
+    Config, SAE = (getattr(sae_lens, f"{name}{kind}{end}") for end in ("Config", ""))
+    sae = SAE(Config(d_in=d_in, d_sae=d_sae, k=20))
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            parameter.mul_(0.3).add_(0.05 * torch.randn_like(parameter))
+    if name == "BatchTopK":
+        sae.topk_threshold.fill_(0.1)
+    path = folder / "theirs" / f"sae_lens, {name}{kind}"
+    (sae.save_model if kind == "SAE" else sae.save_inference_model)(path)  # norms are folded for inference
+    note(theirs, path.name, sae_lens.SAE.load_from_disk(path, device="cpu"))
+
+trainers = (StandardTrainer, StandardTrainerAprilUpdate, GatedSAETrainer, JumpReluTrainer,
+            TopKTrainer, BatchTopKTrainer)
 common = {"steps": 40, "activation_dim": d_in, "dict_size": d_sae, "layer": 1, "lm_name": "none", "device": "cpu",
           "lr": 0.01, "warmup_steps": 2, "sparsity_warmup_steps": 2}
 batches = [batch.clone() for _ in range(5) for batch in x.split(64)]  # which it divides in place
-trainSAE(batches, [{"trainer": trainer, **common} for trainer in trainers], 40,
+kept = {**{name: common[name] for name in common if name != "sparsity_warmup_steps"}, "k": 20}
+configs = [{"trainer": trainer, **(common if trainer in trainers[:4] else kept)} for trainer in trainers]
+trainSAE(batches, configs, 40,
          save_dir=str(folder / "theirs" / "trained"), normalize_activations=True, device="cpu")
 for index, trainer in enumerate(trainers):
     name = f"dictionary_learning, {trainer.__name__}"
@@ -103,7 +122,7 @@ print("sae-lens", version("sae-lens"), "and dictionary_learning", version("dicti
 
 
 @torch.no_grad()
-def randomize(sae: saelab.ElementwiseSAE, gate_threshold: float) -> None:
+def randomize(sae: saelab.SparseAutoencoder, gate_threshold: float) -> None:
     """Sparse, no bias zero, and outputs of order 1, so that float32 can resolve the tolerance."""
     sae.W_enc.copy_(0.2 * sae.W_dec.T)
     for parameter in sae.parameters():
@@ -111,7 +130,10 @@ def randomize(sae: saelab.ElementwiseSAE, gate_threshold: float) -> None:
     if sae.preset == "paper":
         sae.W_dec.div_(sae.W_dec.norm(dim=1, keepdim=True))
     (sae.b_gate if isinstance(sae, saelab.GatedSAE) else sae.get_parameter("b_enc")).sub_(0.35)
-    sae.gate_threshold = gate_threshold
+    if isinstance(sae, saelab.ElementwiseSAE):
+        sae.gate_threshold = gate_threshold
+    if isinstance(sae, saelab.BatchTopKSAE):
+        sae.threshold.fill_(0.1)
 
 
 @torch.no_grad()
@@ -122,7 +144,7 @@ def export_all(folder: Path, x: Tensor) -> dict[str, Tensor]:
         randomize(sae, gate_threshold)
         codes, reconstruction = sae.encode(SCALE * x), sae(SCALE * x) / SCALE
         for format in FORMATS:
-            for as_jumprelu in (False, True):
+            for as_jumprelu in (False, True) if kind != "topk" else (False,):  # which no threshold expresses
                 name = f"{format}, {kind}{', as jumprelu' if as_jumprelu else ''}"
                 export(sae, folder / name, format, scale=SCALE, as_jumprelu=as_jumprelu)
                 unit_rows = format == "dictionary_learning" and kind.startswith("standard") and not as_jumprelu
