@@ -45,7 +45,7 @@ START = {
     ("saelab", "topk"): (34, 26), ("sae-lens", "topk"): (34, 26),
     ("saelab", "batchtopk"): (34, 26), ("sae-lens", "batchtopk"): (34, 26),
 }  # fmt: skip
-"""The rows, and the L1 coefficients at which their search starts."""
+"""The rows, and the values of their sparsity knob (an L1 or L0 coefficient, or k) at which their search starts."""
 ENDS = ((20.0, 30.0), (30.0, 40.0))
 """Each row is trained once with its L0 in the first range and once in the second."""
 L0_TARGET = 30.0
@@ -79,6 +79,7 @@ class Effort(NamedTuple):
     """Settings that determine how long the run takes."""
 
     settings: Settings
+    architectures: tuple[str, ...]
     n_tokens: int | None
     rounds: int
     steps_a_round: int
@@ -86,8 +87,9 @@ class Effort(NamedTuple):
     l0s: tuple[int, ...]
 
 
-FULL = Effort(Settings(), None, 15, 20, (1024, 2048, 4096, 8192, 16384), (10, 30, 100, 300))
-QUICK = Effort(Settings(d_sae=512, batch_size=256, n_steps=200), 20_000, 3, 5, (1024, 2048), (10, 100))
+ARCHITECTURES = tuple(dict.fromkeys(architecture for _, architecture in START))
+FULL = Effort(Settings(), ARCHITECTURES, None, 15, 20, (1024, 2048, 4096, 8192, 16384), (10, 30, 100, 300))
+QUICK = Effort(Settings(d_sae=512, batch_size=256, n_steps=200), ARCHITECTURES, 20_000, 3, 5, (1024, 2048), (10, 100))
 
 
 def libraries_python() -> Path:
@@ -228,6 +230,8 @@ def compare(python: Path, effort: Effort) -> list[dict[str, Any]]:
     with ExitStack() as stack:
         workers = []
         for (library, architecture), start in START.items():
+            if architecture not in effort.architectures:
+                continue
             interpreter = Path(sys.executable) if library == "saelab" else python
             worker = stack.enter_context(Worker(library, architecture, interpreter, activations, settings))
             key = f"{library} {architecture}"
@@ -336,6 +340,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small shapes and few steps: the numbers mean nothing")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--steps", type=int, help=f"of each training, instead of {FULL.settings.n_steps}")
+    parser.add_argument(
+        "--architectures", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES, help="rows of the first table"
+    )
     parser.add_argument("--libraries-python", type=Path, help="an interpreter that has the two other libraries")
     parser.add_argument("--json", type=Path, help="write every number to this file")
     options = parser.parse_args()
@@ -350,7 +357,7 @@ def main() -> None:
         shapes = [(16384, l0) for l0 in (30, 100)]
         numbers["growth"] = growth(shapes, 2048, 4096, 30, "cuda", torch.bfloat16)
     else:
-        effort = QUICK if options.quick else FULL
+        effort = (QUICK if options.quick else FULL)._replace(architectures=tuple(options.architectures))
         if options.steps:
             effort = effort._replace(settings=effort.settings._replace(n_steps=options.steps))
         numbers["libraries"] = compare(options.libraries_python or libraries_python(), effort)
