@@ -302,7 +302,7 @@ def test_a_jumprelu_sae_trains_with_a_penalty_of_its_own(store: ActivationStore)
 
 
 def test_a_knob_that_no_architecture_has_is_refused(store: ActivationStore) -> None:
-    with pytest.raises(TypeError, match="l1_coeficient: no such argument or knob; knobs are l1_coefficient, "):
+    with pytest.raises(TypeError, match="takes no l1_coeficient; its knobs are l1_coefficient, "):
         TrainingLab(store, d_sae=64, warm_up_steps=0, l1_coeficient=4)
 
 
