@@ -190,10 +190,6 @@ class TrainingLab(Instrument, HasSAE):
         ):
             if value not in allowed:
                 raise InputError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
-        if unknown := knobs.keys() - self._knobs.keys():
-            raise InputTypeError(
-                f"{', '.join(sorted(unknown))}: no such argument or knob; knobs are {', '.join(self._knobs)}"
-            )
         if n_steps < 1 or warm_up_steps < 0:
             raise InputError(f"n_steps must be at least 1 and warm_up_steps 0, not {n_steps} and {warm_up_steps}")
         if activations is None:
