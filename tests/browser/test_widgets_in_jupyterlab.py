@@ -113,7 +113,9 @@ def test_every_control_answers_the_mouse(notebook: Page, name: str) -> None:
     for box in root.locator("input[type=checkbox]:enabled").all():
         box.click()
         box.click()
-    for radio in root.locator("input[type=radio]:enabled").all():
+    radios = root.locator("input[type=radio]:enabled").all()
+    at_first = [radio for radio in radios if radio.is_checked()]
+    for radio in [*radios, *at_first]:  # back to the first: the other widgets do not take every architecture
         radio.check()
         expect(radio).to_be_checked()
     for chosen in root.locator("select:enabled").all():
@@ -206,6 +208,14 @@ def test_the_gate_explorer_follows_a_lab_that_trains(notebook: Page) -> None:
     until(notebook, lambda: step(lab) > 250, "training")
     run_code(notebook, "lab.pause()")
     until(notebook, lambda: abs(value(gate, "l0") - value(lab, "l0")) < 0.3 + 0.05 * value(lab, "l0"), "the same L0")
+
+
+def test_the_gate_explorer_says_that_it_cannot_show_a_topk_sae_and_goes_on_with_the_next(notebook: Page) -> None:
+    alert = widget(notebook, "gate-explorer").locator("[role=alert]").first
+    run_code(notebook, "lab.architecture = 'topk'")
+    expect(alert).to_contain_text("has no gate threshold")
+    run_code(notebook, "lab.architecture = 'gated'")
+    expect(alert).to_have_text("")
 
 
 COUNT = """
