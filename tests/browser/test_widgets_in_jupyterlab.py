@@ -213,9 +213,9 @@ def test_the_gate_explorer_follows_a_lab_that_trains(notebook: Page) -> None:
 def test_the_gate_explorer_says_that_it_cannot_show_a_topk_sae_and_goes_on_with_the_next(notebook: Page) -> None:
     alert = widget(notebook, "gate-explorer").locator("[role=alert]").first
     run_code(notebook, "lab.architecture = 'topk'")
-    expect(alert).to_contain_text("has no gate threshold")
+    expect(alert).to_contain_text("has no gate threshold", timeout=30_000)
     run_code(notebook, "lab.architecture = 'gated'")
-    expect(alert).to_have_text("")
+    expect(alert).to_have_text("", timeout=30_000)
 
 
 COUNT = """
