@@ -8,9 +8,8 @@ standard SAE 1.5 times as wide; here all SAEs have the same width, on the small 
 Every other architecture that trains from scratch is swept around the default of its sparsity knob. Each SAE has one
 seed: a difference as small as that between neighbouring lines is one observation.
 
-All results are kept in ``--folder``: run again, the
-script resumes where it was stopped. The table is written there too; a full run at the default hook also updates the one
-beside this script, and the pictures in ``docs/pictures``.
+All results are kept in ``--folder``: run again, the script resumes where it was stopped. The table is written there
+too; a full run at the default hook also updates the one beside this script, and the pictures in ``docs/pictures``.
 """
 
 import argparse
