@@ -28,8 +28,8 @@ except ModuleNotFoundError as error:
         raise  # it is there, but broken: its own message says more
     raise ImportError('figures need matplotlib: pip install "saelab[widgets]"') from error
 
-from saelab.quantities import BLUE, GOLD, GREEN, PURPLE, VERMILLION, Colour, quantity_of
-from saelab.sae.base import ARCHITECTURES, in_order, label_of
+from saelab.quantities import BLUE, GOLD, GREEN, PURPLE, VERMILLION, Colour
+from saelab.sae.base import ARCHITECTURES, in_order, label_of, quantity_of
 from saelab.sae.declarations import Look
 
 if TYPE_CHECKING:

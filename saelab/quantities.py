@@ -86,13 +86,12 @@ class Quantity:
             return self.axis
         word = self.label[1:2].islower()  # and not an abbreviation such as L0 or FVU
         label = f"{self.label[0].lower()}{self.label[1:]}" if word else self.label
+        if self.symbol and self.symbol not in label.split():
+            label = f"{label} {self.symbol}"
         return label if self.unit in label else f"{label}, {self.unit}"
 
 
-_ALPHA, _GAMMA, _ETA, _THETA, _LAMBDA = (
-    "\N{GREEK SMALL LETTER ALPHA}", "\N{GREEK SMALL LETTER GAMMA}", "\N{GREEK SMALL LETTER ETA}",
-    "\N{GREEK SMALL LETTER THETA}", "\N{GREEK SMALL LETTER LAMDA}",
-)  # fmt: skip
+_GAMMA, _ETA, _THETA = "\N{GREEK SMALL LETTER GAMMA}", "\N{GREEK SMALL LETTER ETA}", "\N{GREEK SMALL LETTER THETA}"
 _NOTHING_LOST = Reference(1.0, "nothing lost")
 _DESCRIBED = (
     # What `saelab.evaluate` measures
@@ -129,15 +128,8 @@ _DESCRIBED = (
     Quantity("step", "Step", "training steps done", digits=0),
     Quantity("loss", "Loss", "summed over the width, mean over tokens", scale="log", digits=1, colour=GOLD),
     Quantity("reconstruction", "Reconstruction", "squared error of the loss", digits=1, colour=GREEN),
-    Quantity("sparsity", "Sparsity", "sparsity term of the loss, before its coefficient", digits=1, colour=BLUE),
-    Quantity("auxiliary", "Auxiliary", "auxiliary term of the loss, before its coefficient", digits=1,
-             colour=VERMILLION),
     Quantity("n_resampled", "Resampled", "dead features resampled after this step", "features", digits=0, colour=GREY),
-    Quantity("l1_coefficient", "L1 penalty", "price of one unit of feature activation", symbol=_LAMBDA, digits=None,
-             axis="L1 coefficient"),
-    Quantity("aux_coefficient", "Auxiliary coefficient", "weight of the auxiliary term", symbol=_ALPHA, digits=None),
     Quantity("lr", "Learning rate", "Adam's step", symbol=_ETA, digits=None),
-    Quantity("gate_threshold", "Gate threshold", "a feature is on above this", symbol=_THETA, digits=None),
     Quantity("threshold", "Gate threshold", "a feature is on above this", symbol=_THETA, digits=None),
     Quantity("d_sae", "Width", "features of the SAE", "features", digits=0, axis="features of the SAE"),
     Quantity("seconds", "Training", "seconds of training", "s", digits=1, axis="seconds of training"),
@@ -167,13 +159,7 @@ _DESCRIBED = (
              "0 where it is off on all snippets", "log odds", colour=PURPLE),
 )  # fmt: skip
 QUANTITIES: dict[str, Quantity] = {quantity.name: quantity for quantity in _DESCRIBED}
-"""Every quantity by name."""
-
-
-def quantity_of(name: str) -> Quantity:
-    """The quantity called ``name``; a column that is not in `QUANTITIES` is called by its name, in plain words."""
-    label = name.replace("_", " ")
-    return QUANTITIES.get(name) or Quantity(name, label, "", digits=None, axis=label)
+"""Every quantity by name. Knobs and terms of losses stand with their architectures: `saelab.sae.base.quantity_of`."""
 
 
 def gamma(rr: Number, xr: Number) -> Number:
@@ -237,7 +223,7 @@ def as_table(values: Mapping[str, float], style: str, meanings: Mapping[str, str
     """
     written = {name: _written(value, style) for name, value in values.items()}
     wide, long = (max(map(len, column)) for column in (written, written.values()))
-    said = {name: quantity_of(name).meaning for name in values} | dict(meanings or {})
+    said = {name: QUANTITIES[name].meaning if name in QUANTITIES else "" for name in values} | dict(meanings or {})
     return "\n".join(f"{name:<{wide}}  {value:>{long}}  {said[name]}" for name, value in written.items())
 
 

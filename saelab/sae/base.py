@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from saelab.errors import InputError, InputTypeError
+from saelab.quantities import QUANTITIES, Quantity
 from saelab.sae.declarations import ForeignForm, Knob, Look, LossTerm, Moment
 from saelab.sae.sparse import DenseEntries, Entries
 
@@ -361,6 +362,20 @@ def label_of(name: str) -> str:
     return ARCHITECTURES[name].label if name in ARCHITECTURES else name
 
 
+def quantity_of(column: str) -> Quantity:
+    """What a column of a table is: one of `QUANTITIES`, a knob or a term of a loss; any other stands for itself."""
+    if column in QUANTITIES:
+        return QUANTITIES[column]
+    for cls in ARCHITECTURES.values():
+        if column in cls.knobs():
+            return cls.knobs()[column].quantity
+        for term in cls.terms:
+            if term.name == column:
+                return term.quantity
+    label = column.replace("_", " ")
+    return Quantity(column, label, "", digits=None, axis=label)
+
+
 def in_order(names: Iterable[str]) -> list[str]:
     """Each name once: architectures in the order in which they were registered, then all others as they come."""
     given = dict.fromkeys(names)
@@ -375,6 +390,12 @@ def _register(cls: type[SparseAutoencoder]) -> None:
         raise InputError(
             f"the architecture {name!r} is saelab.{taken.__name__}; give {cls.__name__} an `architecture` of its own"
         )
+    for reserved in (*cls.knobs(), *(term.name for term in cls.terms)):
+        if reserved in QUANTITIES:
+            raise InputError(
+                f"{cls.__name__} cannot call a knob or a term of its loss {reserved!r}: tables have a column of that "
+                f"name, {QUANTITIES[reserved].meaning}; call it otherwise"
+            )
     for other in ARCHITECTURES.values():
         for knob in other.knobs().values() if other is not taken else ():
             if cls.knobs().get(knob.name, knob) != knob:

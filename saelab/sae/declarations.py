@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from saelab.errors import InputError, InputTypeError
+from saelab.quantities import QUANTITIES, Quantity
 
 
 class Look(NamedTuple):
@@ -57,6 +58,11 @@ class Knob:
     warms_up: bool = False
     """Whether it rises from 0 over the trainer's ``sparsity_warmup_steps``."""
 
+    @property
+    def quantity(self) -> Quantity:
+        """Its column in a table."""
+        return Quantity(self.name, self.label, self.meaning.rstrip("."), symbol=self.symbol, digits=None)
+
     def checked(self, value: object) -> float:
         """The value as a number.
 
@@ -85,6 +91,17 @@ class LossTerm(NamedTuple):
     coefficient: Knob
     hue: str
     """Whose colour its line has in the chart of the loss: a name of `saelab.quantities.QUANTITIES`."""
+
+    @property
+    def quantity(self) -> Quantity:
+        """Its column in a trainer's history."""
+        return Quantity(
+            self.name,
+            self.label,
+            "term of the loss, before its coefficient",
+            digits=1,
+            colour=QUANTITIES[self.hue].colour,
+        )
 
 
 class Moment(NamedTuple):

@@ -25,7 +25,6 @@ from saelab.quantities import (
     gamma_v1,
     norm_ratio,
     projection,
-    quantity_of,
 )
 from saelab.sae.base import in_order, label_of
 
@@ -59,7 +58,7 @@ def test_every_number_of_metrics_records_and_tables_is_described() -> None:
     numbers = set(compared.select_dtypes("number"))
     record = {field.name for field in fields(TrainingRecord)} - {"terms", "coefficients", "settings"}
     named = {*metrics().as_dict(), *recovered.as_dict(), *record, *numbers, "density", "threshold"}
-    named |= {"d_sae", "l1_coefficient", "seconds", "loss_recovered", "probe_accuracy", "n_active", "n_dead"}
+    named |= {"d_sae", "seconds", "loss_recovered", "probe_accuracy", "n_active", "n_dead"}
     assert named <= set(QUANTITIES)
 
 
@@ -82,12 +81,7 @@ def test_axis_labels_come_from_label_and_unit_and_keep_abbreviations() -> None:
     assert Quantity("a", "Dead features", "", "features").axis_label == "dead features"
     assert Quantity("a", "FVU", "").axis_label == "FVU" and Quantity("a", "C", "").axis_label == "C"
     assert Quantity("a", "FVU", "", axis="unexplained").axis_label == "unexplained"
-
-
-def test_a_column_that_is_not_described_is_called_by_its_name_in_plain_words() -> None:
-    unknown = quantity_of("My_score")
-    assert (unknown.label, unknown.axis_label, unknown.sentence, unknown.digits) == ("My score", "My score", "", None)
-    assert quantity_of("gamma") is QUANTITIES["gamma"]
+    assert Quantity("a", "Penalty", "", "nats", "p").axis_label == "penalty p, nats"
 
 
 @pytest.mark.parametrize("name", COLOURS)

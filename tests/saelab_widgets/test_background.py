@@ -1,5 +1,7 @@
 """A loop beside the kernel: it always says its last word, and can always be stopped."""
 
+import subprocess
+import sys
 import threading
 import time
 from itertools import pairwise
@@ -165,3 +167,22 @@ def test_threads_come_back_when_the_last_of_several_leaves(monkeypatch: pytest.M
         assert blas() == blas_before
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    "background",
+    [
+        "BackgroundLoop(lambda: bool(a @ a is not None), lambda: None, print).start()",
+        "task = LatestTask(print); task.submit(lambda: [a @ a for _ in iter(lambda: task.superseded, True)])",
+    ],
+)
+def test_a_script_that_ends_while_something_runs_ends_without_a_crash(background: str) -> None:
+    script = f"""
+import time, torch
+from saelab_widgets.background import BackgroundLoop, LatestTask
+a = torch.randn(300, 300)
+{background}
+time.sleep(0.2)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")

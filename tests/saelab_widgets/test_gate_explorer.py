@@ -193,7 +193,7 @@ def test_a_feature_that_does_not_exist_is_refused_and_the_widget_stays_as_it_was
 
 
 def test_wrong_arguments_are_refused_with_what_is_allowed(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="untied encoders"):
+    with pytest.raises(ValueError, match="GateExplorer cannot show this SAE: a gated SAE with untied encoders"):
         GateExplorer(GatedSAE(8, 30, ablations=["untied_encoders"]), inputs())
     with pytest.raises(ValueError, match="does not know which activations"):
         GateExplorer(random_sae())

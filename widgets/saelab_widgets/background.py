@@ -1,12 +1,14 @@
 """Run a loop beside the kernel, so that cells and sliders stay live while it works."""
 
+import atexit
 import functools
 import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import ClassVar
 
 import torch
@@ -15,6 +17,8 @@ from threadpoolctl import ThreadpoolController
 PUBLISH_SECONDS = 1 / 12
 """Between two pictures. Smooth to the eye; an unthrottled thread makes the server drop messages, the last one too."""
 SMALL_MACHINE_CORES = 2
+EXIT_SECONDS = 10
+"""How long a process that ends waits for each thread here."""
 
 
 class _OneThread:
@@ -156,6 +160,12 @@ class LatestTask:
         self._idle = threading.Event()
         self._idle.set()
         self._lock = threading.Lock()
+        _TASKS.add(self)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no job runs or waits."""
+        return self._idle.is_set()
 
     @property
     def superseded(self) -> bool:
@@ -187,3 +197,19 @@ class LatestTask:
                     job()
                 except Exception as error:
                     self._failed(error)
+
+
+_TASKS: weakref.WeakSet[LatestTask] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    """Wait for what runs: a thread that is within torch when Python ends takes the process down with it."""
+    with suppress(TimeoutError):
+        if BackgroundLoop._latest is not None:
+            BackgroundLoop._latest.stop(EXIT_SECONDS)
+    for task in list(_TASKS):
+        with suppress(TimeoutError):
+            if not task.idle:  # else this would start a thread, which Python does not allow any more
+                task.submit(lambda: None)  # what runs is superseded
+                task.wait(EXIT_SECONDS)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saelab.errors import InputError
 from saelab.sae.base import SparseAutoencoder, check_activations
 from saelab.sae.elementwise import ElementwiseSAE, elementwise
 from saelab.sae.sparse import Pattern
@@ -29,7 +30,10 @@ class Snapshot:
         self._gates = self.gates_of(x)
         self.gate_threshold = self.sae.gate_threshold
         """The SAE's own."""
-        self.slope, self.shift = self.sae.magnitude_line()
+        try:
+            self.slope, self.shift = self.sae.magnitude_line()
+        except InputError as error:
+            raise InputError(f"GateExplorer cannot show this SAE: {error}") from error
         self.densities = (self._gates.codes(self.gate_threshold) > 0).double().mean(dim=0)
         exact = x.double()
         self.xx = float(exact.square().sum(dim=1).mean())

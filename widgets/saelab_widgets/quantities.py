@@ -2,8 +2,8 @@
 
 from typing import Any, cast
 
-from saelab.quantities import COLOURS, Quantity, quantity_of
-from saelab.sae.base import ARCHITECTURES, label_of
+from saelab.quantities import COLOURS, Quantity
+from saelab.sae.base import ARCHITECTURES, label_of, quantity_of
 from saelab.sae.declarations import Knob
 from saelab_widgets.specs import ChartSpec, ColorSpec, KnobSpec, LineSpec
 

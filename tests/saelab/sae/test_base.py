@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from saelab import ARCHITECTURES, GatedSAE, SparseAutoencoder, StandardSAE, Trainer, TrainingConfig, load, save
-from saelab.sae.base import ENCODER_SCALE, L1_COEFFICIENT, SPARSITY
+from saelab.quantities import QUANTITIES
+from saelab.sae.base import ENCODER_SCALE, L1_COEFFICIENT, SPARSITY, quantity_of
 from saelab.sae.declarations import Knob, LossTerm
 from saelab.sae.sparse import Entries
 
@@ -137,3 +138,32 @@ def test_a_knobs_name_means_the_same_in_every_architecture(registry: dict[str, t
     with pytest.raises(ValueError, match="Mine declares another knob 'gate_threshold' than StandardSAE"):
         type("Mine", (Linear,), {"architecture": "my_own", "live_settings": (replace(other, name="gate_threshold"),)})
     assert "my_own" not in registry
+
+
+@pytest.mark.parametrize("name", ["lr", "step", "l0"])
+def test_a_knob_or_a_term_cannot_take_the_name_of_a_tables_column(
+    registry: dict[str, type[SparseAutoencoder]], name: str
+) -> None:
+    knob = replace(L1_COEFFICIENT, name=name)
+    for declared in (
+        {"live_settings": (knob,)},
+        {"terms": (SPARSITY._replace(coefficient=knob),)},
+        {"terms": (SPARSITY._replace(name=name),)},
+    ):
+        with pytest.raises(ValueError, match=f"Mine cannot call .* {name!r}: .*; call it otherwise"):
+            type("Mine", (Linear,), {"architecture": "my_own", **declared})
+    assert "my_own" not in registry
+
+
+def test_a_knob_and_a_term_are_described_where_they_are_declared(registry: dict[str, type[SparseAutoencoder]]) -> None:
+    knob = replace(L1_COEFFICIENT, name="my_price", label="My price", symbol="p", meaning="Price of mine.")
+    type("Mine", (Linear,), {"architecture": "my_own", "terms": (LossTerm("mine", "my term", knob, hue="fvu"),)})
+    price, term = quantity_of("my_price"), quantity_of("mine")
+    assert (price.label, price.axis_label, price.sentence) == ("My price", "my price p", "Price of mine.")
+    assert (term.label, term.axis_label, term.colour) == ("my term", "my term", QUANTITIES["fvu"].colour)
+
+
+def test_a_column_that_is_not_described_is_called_by_its_name_in_plain_words() -> None:
+    unknown = quantity_of("My_score")
+    assert (unknown.label, unknown.axis_label, unknown.sentence, unknown.digits) == ("My score", "My score", "", None)
+    assert quantity_of("gamma") is QUANTITIES["gamma"]
