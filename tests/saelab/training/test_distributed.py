@@ -27,6 +27,8 @@ from accelerate import Accelerator
 import saelab, saelab.data.shards, saelab.training.checkpoints
 
 torch.set_num_threads(1)
+def say(*words):  # in one write: the two processes share a pipe
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
 accelerator = Accelerator(cpu=True)
 store, folder = saelab.ActivationStore.open(sys.argv[1]), sys.argv[2]
 read = set()
@@ -37,7 +39,7 @@ def checked(self, shard, blocks):
 saelab.data.shards.StoredRows._check = checked
 write = saelab.training.checkpoints.write_tensors
 def written(path, *content):
-    print("write", os.environ["RANK"], flush=True)
+    say("write", os.environ["RANK"])
     return write(path, *content)
 saelab.training.checkpoints.write_tensors = written
 if accelerator.is_main_process or "--same" in sys.argv:
@@ -49,7 +51,7 @@ knobs = settings.pop("knobs", {})
 config = saelab.TrainingConfig(**settings)
 read.clear()
 saelab.Trainer(sae, store, config, folder=folder, accelerator=accelerator, **knobs).run(progress=False)
-print("read", sorted(read), flush=True)
+say("read", sorted(read))
 """
 
 
