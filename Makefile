@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test check tutorials frontend picture address dist check-dist check-binder bench-widgets pareto probes \
+.PHONY: help lab test test-all check tutorials frontend picture address dist check-dist check-binder bench-widgets pareto probes \
 	site check-site lock benchmarks bench check-interchange clean
 
 help:
 	@echo "make lab         open JupyterLab on the tutorials    (make lab ARGS=\"--no-browser --port 9999\")"
 	@echo "make lab CPU=1   the same with torch's CPU build     (Linux without an NVIDIA card)"
-	@echo "make test        run the whole suite"
+	@echo "make test        run the suite"
+	@echo "make test-all    the same, and every tutorial in JupyterLab"
 	@echo "make check       formatting, lint, spelling, imports and types only"
 	@echo "make tutorials   execute the tutorials and keep their outputs (ARGS=\"02 04\": only these)"
 	@echo "make frontend    build the widgets' front end        (needs Node.js)"
@@ -55,6 +56,9 @@ check: $(VENV)/.installed-dev
 test: check
 	$(BIN)/python tests/browser/chromium.py
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
+
+test-all:
+	$(MAKE) test ARGS="-m '' $(ARGS)"
 
 tutorials: $(VENV)/.installed-dev
 	$(BIN)/python tests/tutorials/execute.py $(ARGS)

@@ -80,7 +80,8 @@ class TrainingPass(NamedTuple):
     """Mean number of features on, a scalar."""
     fired: Tensor
     """``(d_sae,)``, boolean: which features were on anywhere in the batch, or would be at a gate threshold of 0."""
-    encoded: Encoded
+    observed: Mapping[str, Tensor]
+    """What `SparseAutoencoder.observe` gave."""
 
 
 def check_activations(x: Tensor, d_in: int | None = None) -> None:
@@ -227,6 +228,14 @@ class SparseAutoencoder(nn.Module, ABC):
         """
         return {}
 
+    @torch.no_grad()
+    def observe(self, encoded: Encoded) -> Mapping[str, Tensor]:
+        """What `after_update` has to know of a batch, by name; nothing by default.
+
+        Keep numbers and not the batch's codes: what is ``(batch, d_sae)`` should be free again before the update.
+        """
+        return {}
+
     @classmethod
     def knobs(cls) -> dict[str, Knob]:
         """Every knob by name: the coefficients of its loss, then its live settings."""
@@ -286,7 +295,8 @@ class SparseAutoencoder(nn.Module, ABC):
                 total = total + coefficients[term.coefficient.name] * values[term.name]
         loss = SAELoss(total, error, {term.name: values.get(term.name, torch.zeros_like(error)) for term in self.terms})
         l0 = (encoded.codes > 0).count_nonzero() / len(x)
-        return TrainingPass(loss, residual.detach(), l0, encoded.entries.fired(encoded.firing), encoded)
+        fired = encoded.entries.fired(encoded.firing)
+        return TrainingPass(loss, residual.detach(), l0, fired, self.observe(encoded))
 
     @torch.no_grad()
     def project_decoder_gradient(self) -> None:

@@ -1,9 +1,11 @@
 """The BatchTopK SAE: k features on per input on average, chosen among those of a whole batch (Bussmann et al. 2024)."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from saelab.sae.base import Preset, SparseAutoencoder, TrainingPass
+from saelab.sae.base import Encoded, Preset, SparseAutoencoder, TrainingPass
 from saelab.sae.declarations import ForeignForm, Look
 from saelab.sae.jumprelu import JumpReLUSAE
 from saelab.sae.sparse import Entries, positions_above
@@ -65,13 +67,17 @@ class BatchTopKSAE(TopKSAE):
         return flat[pi.take(flat).topk(n_kept, sorted=False).indices.sort().values]
 
     @torch.no_grad()
+    def observe(self, encoded: Encoded) -> Mapping[str, Tensor]:
+        on = encoded.codes[encoded.codes > 0]
+        return {"smallest": on.min()} if len(on) else {}
+
+    @torch.no_grad()
     def after_update(self, result: TrainingPass | None) -> None:
         super().after_update(result)
-        on = result.encoded.codes[result.encoded.codes > 0] if result is not None else self.threshold.new_empty(0)
-        if len(on):
+        if result is not None and "smallest" in result.observed:
             # From the first step on, where there is no mean yet.
             rate = THRESHOLD_RATE if bool(self.threshold) else 1.0
-            self.threshold.lerp_(on.min().to(self.threshold), rate)
+            self.threshold.lerp_(result.observed["smallest"].to(self.threshold), rate)
 
     @torch.no_grad()
     def to_jumprelu(self) -> JumpReLUSAE:

@@ -32,8 +32,8 @@ SETTINGS = ("preset", "ablations", "d_sae")
 """Columns that say, beside the architecture, which SAE it is: a line through several of one compares nothing."""
 LOG_SPAN = 4
 """A quantity whose largest value is so many times its smallest has a log axis, as in `saelab.figures.pareto`."""
-FIRST = ("l1_coefficient", "l0", "loss_recovered", "fvu", "gamma", "probe_accuracy", "n_dead")
-"""Quantities that come first on the card and among the axes."""
+FIRST = ("l0", "loss_recovered", "fvu", "gamma", "probe_accuracy", "n_dead")
+"""Quantities that come first on the card and among the axes, behind the knobs that were swept."""
 _SHAPES = {
     "o": "circle",
     "s": "square",
@@ -316,12 +316,14 @@ def _names(table: "pd.DataFrame") -> list[str]:
 
 
 def _numeric_columns(table: "pd.DataFrame") -> dict[str, NDArray[np.float64]]:
-    """Columns that can be an axis, those of `FIRST` first: numbers, at least one of which is finite."""
+    """Columns that can be an axis, swept knobs and `FIRST` first: numbers, at least one of which is finite."""
     import pandas as pd
 
     found: dict[str, NDArray[np.float64]] = {}
-    first = [name for name in FIRST if name in table]
-    for name in (*first, *(name for name in _names(table) if name not in FIRST)):
+    swept = [cls.sparsity_knob.name for cls in ARCHITECTURES.values() if cls.sparsity_knob is not None]
+    for name in dict.fromkeys([*swept, *FIRST, *_names(table)]):
+        if name not in table:
+            continue
         # A column of numbers and None has dtype object, but not one of numbers and text.
         if pd.api.types.infer_dtype(table[name], skipna=True) in ("integer", "floating", "mixed-integer-float"):
             numbers = table[name].to_numpy(dtype=np.float64, na_value=np.nan)
