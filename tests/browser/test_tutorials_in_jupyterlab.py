@@ -1,7 +1,7 @@
 """Each tutorial passes "Restart kernel and run all" in a real JupyterLab, and shows its widgets.
 
-In `make test`, nbval runs all of them, and another test takes a newcomer through 00 in JupyterLab; so one more is enough
-here. `make test-all` runs each.
+In `make test`, nbval runs all of them, and another test takes a newcomer through 00 in JupyterLab; so one more is
+enough here. `make test-all` runs each.
 """
 
 from __future__ import annotations
