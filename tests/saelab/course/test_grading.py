@@ -131,11 +131,11 @@ def test_what_loops_exits_or_takes_memory_stops_no_other_submission_and_no_other
     )
     write(folder / "memory.ipynb", [("import numpy as np\nhoard = [np.ones(2**27) for _ in range(10)]", ""), RIGHT_L0])
     write(folder / "right.ipynb", [RIGHT_L0, RIGHT_GAMMA])
-    rows = graded(timeout=15, memory=1.5e9)
+    rows = graded(timeout=10, memory=1.5e9)
     assert states(rows, "loop.ipynb") == ["timed out", "passed"]
     assert "in the check of features_on" in rows["loop.ipynb", "features_on"].hint
     assert states(rows, "cells.ipynb") == ["timed out", "timed out"]
-    assert "in cell 3 it had not ended after 15 s" in rows["cells.ipynb", "features_on"].hint
+    assert "in cell 3 it had not ended after 10 s" in rows["cells.ipynb", "features_on"].hint
     assert states(rows, "exit.ipynb") == ["failed", "crashed"]
     assert "SystemExit" in rows["exit.ipynb", "features_on"].seen
     assert "exit code 3" in rows["exit.ipynb", "relative_reconstruction_bias"].hint

@@ -6,16 +6,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from saelab import (
-    ElementwiseSAE,
-    GatedSAE,
-    JumpReLUSAE,
+    ARCHITECTURES,
     NonFiniteLossError,
     SparseAutoencoder,
     StandardSAE,
@@ -27,7 +24,6 @@ from saelab import (
 from saelab.training.checkpoints import CHECKPOINT
 
 CONFIG = TrainingConfig(n_steps=120, batch_size=64, checkpoint_every=1, resample_every=15, dead_after_steps=5)
-KNOBS: dict[str, dict[str, Any]] = {"gated": {"l1_coefficient": 1}, "jumprelu": {"l0_coefficient": 1}}
 
 
 @pytest.fixture
@@ -40,13 +36,13 @@ def one_thread() -> Iterator[None]:
 
 def assert_same(ours: SparseAutoencoder, theirs: SparseAutoencoder) -> None:
     assert type(ours) is type(theirs) and ours.settings() == theirs.settings()
-    for name, weight in theirs.named_parameters():
-        assert torch.equal(ours.get_parameter(name), weight)
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], tensor), name
 
 
-def example(architecture: str = "gated") -> tuple[ElementwiseSAE, torch.Tensor]:
+def example(architecture: str = "gated") -> tuple[SparseAutoencoder, torch.Tensor]:
     """An SAE with features to resample, and activations for it."""
-    sae = {"gated": GatedSAE, "jumprelu": JumpReLUSAE}[architecture](16, 64)
+    sae = ARCHITECTURES[architecture](16, 64)
     with torch.no_grad():
         sae.get_parameter("b_gate" if architecture == "gated" else "b_enc")[:20] = -50.0
     return sae, superposition(32, 16, 0.05, n_samples=1000).activations
@@ -54,7 +50,7 @@ def example(architecture: str = "gated") -> tuple[ElementwiseSAE, torch.Tensor]:
 
 def test_a_checkpoint_holds_the_sae_the_knobs_and_the_history(tmp_path: Path) -> None:
     sae, x = example()
-    trainer = Trainer(sae, x, CONFIG, folder=tmp_path, **KNOBS["gated"])
+    trainer = Trainer(sae, x, CONFIG, folder=tmp_path, l1_coefficient=1)
     for record in trainer:
         if record.step == 30:
             trainer.l1_coefficient, trainer.aux_coefficient, trainer.gate_threshold = 7.0, 0.5, 0.2
@@ -84,13 +80,26 @@ def test_a_run_on_an_iterable_resumes_where_it_was(tmp_path: Path, one_thread: N
     assert_same(Trainer.resume(tmp_path, batches).run(progress=False).sae, whole.sae)
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_run_of_any_architecture_resumes_bit_by_bit(tmp_path: Path, one_thread: None, architecture: str) -> None:
+    sae, x = example(architecture)
+    whole = Trainer(example(architecture)[0], x, CONFIG).run(progress=False)
+    trainer = Trainer(sae, x, CONFIG, folder=tmp_path)
+    while trainer.n_steps_done < 47:
+        trainer.step()
+    trainer.save()
+    ended = Trainer.resume(tmp_path, x).run(progress=False)
+    assert_same(ended.sae, whole.sae)
+    assert ended.records == whole.records
+
+
 KILLED = """
 import sys, time
 import safetensors.torch, torch
 import saelab, saelab.files.tensor_files
 from saelab.training.checkpoints import CHECKPOINT
 sys.path.insert(0, sys.argv[1])
-from test_checkpoints import CONFIG, KNOBS, example
+from test_checkpoints import CONFIG, example
 
 def slowly(tensors, path, metadata):  # a kill in the middle of a write finds half a file
     content = safetensors.torch.save(tensors, metadata)
@@ -103,26 +112,25 @@ def slowly(tensors, path, metadata):  # a kill in the middle of a write finds ha
 saelab.files.tensor_files.save_file = slowly
 torch.set_num_threads(1)
 folder = sys.argv[2]
-sae, x = example(sys.argv[3])
+sae, x = example()
 try:
     trainer = saelab.Trainer.resume(folder, x)
 except FileNotFoundError:
-    trainer = saelab.Trainer(sae, x, CONFIG, folder=folder, **KNOBS[sys.argv[3]])
+    trainer = saelab.Trainer(sae, x, CONFIG, folder=folder, l1_coefficient=1)
 print(trainer.n_steps_done, flush=True)
 trainer.run(progress=False)
 """
 
 
-@pytest.mark.parametrize("architecture", KNOBS)
 def test_a_run_that_is_killed_again_and_again_ends_bit_by_bit_where_an_undisturbed_one_ends(
-    tmp_path: Path, one_thread: None, architecture: str
+    tmp_path: Path, one_thread: None
 ) -> None:
-    sae, x = example(architecture)
-    whole = Trainer(sae, x, CONFIG, **KNOBS[architecture]).run(progress=False)
+    sae, x = example()
+    whole = Trainer(sae, x, CONFIG, l1_coefficient=1).run(progress=False)
     unfinished = tmp_path / f".{CHECKPOINT}.unfinished"
 
     def start() -> "tuple[subprocess.Popen[str], int]":
-        command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path), architecture]
+        command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         return process, int(process.stdout.readline())
