@@ -68,15 +68,6 @@ class ParetoExplorer(Instrument, HasSAE):
         Probe inputs at the SAEs' hook with their scale, for widgets that follow. Where the table has paths and no
         column ``probe_accuracy``, it is measured.
 
-    Attributes
-    ----------
-    chosen : int
-        Row of the table; -1 for none. At first that of the gated SAE in the middle along ``x``, or of any other.
-    architectures : list of str
-        Those that are shown.
-    x, y : str
-        Columns on the axes.
-
     Raises
     ------
     TypeError, ValueError
@@ -98,7 +89,9 @@ class ParetoExplorer(Instrument, HasSAE):
     x = traitlets.Unicode("l0").tag(sync=True)
     y = traitlets.Unicode("loss_recovered").tag(sync=True)
     architectures = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    """Those that are shown."""
     chosen = traitlets.Int(-1).tag(sync=True)
+    """Row of the table; -1 for none. At first that of the gated SAE in the middle along ``x``, or of any other."""
     numbers = traitlets.Bytes(b"").tag(sync=True)
     """The table's numbers, float32, a row an SAE, with the columns that `quantities` names."""
     quantities = traitlets.List(traitlets.Dict()).tag(sync=True)
