@@ -91,6 +91,7 @@ def test_a_run_of_any_architecture_resumes_bit_by_bit(tmp_path: Path, one_thread
     ended = Trainer.resume(tmp_path, x).run(progress=False)
     assert_same(ended.sae, whole.sae)
     assert ended.records == whole.records
+    assert whole.history["n_resampled"].any() == sae.trains_from_scratch  # a frozen encoder has nothing to resample
 
 
 KILLED = """
