@@ -186,7 +186,7 @@ def norm_ratio(r_norm: Number, x_norm: Number) -> Number:
     return _ratio(r_norm, x_norm, x_norm != 0)
 
 
-def fvu(error: Number, xx: Number, mean_square: Number) -> Number:
+def fvu(error: Number, xx: Number, mean_square: Number, *, epsilon: float | None = None) -> Number:
     """Fraction of variance unexplained, E||x - r||^2 / (E||x||^2 - ||E[x]||^2).
 
     NaN where the inputs are all the same: their variance is a difference of two sums, which rounding keeps from being
@@ -196,9 +196,12 @@ def fvu(error: Number, xx: Number, mean_square: Number) -> Number:
     ----------
     error, xx, mean_square
         E||x - r||^2, E||x||^2 and ||E[x]||^2.
+    epsilon
+        Relative rounding of the sums; by default that of their type.
     """
     variance = xx - mean_square
-    epsilon = torch.finfo(variance.dtype).eps if isinstance(variance, Tensor) else sys.float_info.epsilon
+    if epsilon is None:
+        epsilon = torch.finfo(variance.dtype).eps if isinstance(variance, Tensor) else sys.float_info.epsilon
     tolerance = min(500 * epsilon, 0.1)  # by its own epsilon, half precision would have no variance at all
     return _ratio(error, variance, variance > tolerance * xx)
 

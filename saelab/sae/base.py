@@ -5,6 +5,7 @@ Losses sum squared error over ``d_in`` and average over the batch; they expect a
 E||x||^2 = d_in (`saelab.harvest` does it). The paper's lambda is for the *mean* over d_in: multiply it by d_in.
 """
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from saelab.errors import InputError, InputTypeError
 from saelab.quantities import QUANTITIES, Quantity
+from saelab.sae import workers
 from saelab.sae.declarations import ForeignForm, Knob, Look, LossTerm, Moment
 from saelab.sae.sparse import DenseEntries, Entries
 
@@ -82,6 +84,37 @@ class TrainingPass(NamedTuple):
     """``(d_sae,)``, boolean: which features were on anywhere in the batch, or would be at a gate threshold of 0."""
     observed: Mapping[str, Tensor]
     """What `SparseAutoencoder.observe` gave."""
+
+
+class BatchSums(NamedTuple):
+    """Sums over a batch, on its device: what a record of training needs, and what several processes add up."""
+
+    means: Tensor
+    """L0, the total loss, the reconstruction error and the other terms of the loss in order."""
+    products: Tensor
+    """x.x, x.e and e.e with the residual e."""
+    x: Tensor
+    """``(d_in,)``."""
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, x: Tensor, result: TrainingPass) -> "BatchSums":
+        """Of a batch ``(n, d_in)``."""
+        loss = result.loss
+        means = torch.stack([result.l0, loss.total, loss.reconstruction, *loss.terms.values()])
+        flat, residual = x.flatten(), result.residual.to(x.dtype).flatten()
+        products = torch.stack([flat.dot(flat), flat.dot(residual), residual.dot(residual)])
+        return cls(means.to(x.dtype) * len(x), products, x.sum(dim=0))
+
+
+class GradientPass(NamedTuple):
+    """A pass whose gradient the parameters hold."""
+
+    sums: BatchSums
+    fired: Tensor
+    """As in `TrainingPass`."""
+    observed: Mapping[str, Tensor]
+    """As in `TrainingPass`."""
 
 
 def check_activations(x: Tensor, d_in: int | None = None) -> None:
@@ -285,7 +318,9 @@ class SparseAutoencoder(nn.Module, ABC):
             raise InputError(f"a loss takes activations (batch, d_in), not {tuple(x.shape)}; try x.flatten(0, -2)")
         if x.shape[1] != self.d_in:
             check_activations(x, self.d_in)  # raises, with the sentence
-        encoded = self.encode_for_loss(x)
+        return self._loss_of(x, self.encode_for_loss(x), coefficients, moment)
+
+    def _loss_of(self, x: Tensor, encoded: Encoded, coefficients: Mapping[str, float], moment: Moment) -> TrainingPass:
         residual = encoded.entries.decode(encoded.codes, self.W_dec, self.b_dec - x)
         error = mean_square(residual)
         values = self.loss_terms(x, encoded, residual, moment)
@@ -298,10 +333,31 @@ class SparseAutoencoder(nn.Module, ABC):
         fired = encoded.entries.fired(encoded.firing)
         return TrainingPass(loss, residual.detach(), l0, fired, self.observe(encoded))
 
+    def gradient_pass(
+        self,
+        x: Tensor,
+        coefficients: Mapping[str, float],
+        moment: Moment = Moment(),  # noqa: B008
+        *,
+        share: float = 1.0,
+    ) -> GradientPass:
+        """Put the gradient of ``share`` times the loss of ``x`` into the parameters, which hold none."""
+        return self._backward(x, self.encode_for_loss(x), coefficients, moment, share)
+
+    def _backward(
+        self, x: Tensor, encoded: Encoded, coefficients: Mapping[str, float], moment: Moment, share: float
+    ) -> GradientPass:
+        is_dense = isinstance(encoded.entries, DenseEntries)
+        with workers.with_openmp() if is_dense else contextlib.nullcontext():
+            result = self._loss_of(x, encoded, coefficients, moment)
+            total = result.loss.total
+            torch.autograd.backward(total if share == 1 else total * share)
+            return GradientPass(BatchSums.of(x, result), result.fired, result.observed)
+
     @torch.no_grad()
     def project_decoder_gradient(self) -> None:
         """Remove from the decoder's gradient what would change a row's norm (preset "paper"; paper, appendix D)."""
-        if self.preset == "paper" and self.W_dec.grad is not None:
+        if self.has_unit_decoder and self.W_dec.grad is not None:
             # bmm sums each row's products without writing them to memory first.
             along = self.W_dec.grad.unsqueeze(1).bmm(self.W_dec.unsqueeze(2)).squeeze(2)
             along /= self.W_dec.norm(dim=1, keepdim=True).square()
@@ -310,16 +366,20 @@ class SparseAutoencoder(nn.Module, ABC):
     @torch.no_grad()
     def normalize_decoder(self) -> None:
         """Give every decoder row unit norm again (preset "paper"), after an optimiser's step."""
-        if self.preset == "paper" and self.W_dec.requires_grad:
+        if self.has_unit_decoder:
             self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True))
 
     @torch.no_grad()
-    def after_update(self, result: TrainingPass | None) -> None:
-        """Restore what has to hold after an optimiser's step, which learnt from the pass ``result``.
+    def after_update(self, observed: Mapping[str, Tensor]) -> None:
+        """Restore what has to hold after an optimiser's step, beside the decoder's norms.
 
-        It is None in one of several processes that had no row of the batch.
+        ``observed`` is what `observe` gave of the batch; nothing in one of several processes that had no row of it.
         """
-        self.normalize_decoder()
+
+    @property
+    def has_unit_decoder(self) -> bool:
+        """Whether training keeps the decoder's rows at unit norm."""
+        return self.preset == "paper" and self.W_dec.requires_grad
 
     def features_first(self, name: str, tensor: Tensor) -> Tensor:
         """A view ``(d_sae, ...)`` of the parameter called ``name``, its gradient or its moments."""
@@ -348,9 +408,12 @@ class SparseAutoencoder(nn.Module, ABC):
 
     def weighted_by_norms(self, entries: Entries, positive: Tensor) -> Tensor:
         """Values at ``entries`` for an L1 penalty: times the live decoder norms in the norm-weighted preset."""
-        if self.preset == "norm_weighted":
-            return positive * entries.per_feature(self.W_dec.norm(dim=1))
-        return positive
+        norms = self.live_norms()
+        return positive if norms is None else positive * entries.per_feature(norms)
+
+    def live_norms(self) -> Tensor | None:
+        """Norms of the decoder's rows, ``(d_sae,)``, where they weight the L1 penalty: in the norm-weighted preset."""
+        return self.W_dec.norm(dim=1) if self.preset == "norm_weighted" else None
 
     def extra_repr(self) -> str:
         settings = {**self.settings(), **{knob.name: getattr(self, knob.name) for knob in self.live_settings}}

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from saelab.sae.base import Encoded, Preset, SparseAutoencoder, TrainingPass
+from saelab.sae.base import Encoded, Preset, SparseAutoencoder
 from saelab.sae.declarations import ForeignForm, Look
 from saelab.sae.jumprelu import JumpReLUSAE
 from saelab.sae.sparse import Entries, positions_above
@@ -72,12 +72,11 @@ class BatchTopKSAE(TopKSAE):
         return {"smallest": on.min()} if len(on) else {}
 
     @torch.no_grad()
-    def after_update(self, result: TrainingPass | None) -> None:
-        super().after_update(result)
-        if result is not None and "smallest" in result.observed:
+    def after_update(self, observed: Mapping[str, Tensor]) -> None:
+        if "smallest" in observed:
             # From the first step on, where there is no mean yet.
             rate = THRESHOLD_RATE if bool(self.threshold) else 1.0
-            self.threshold.lerp_(result.observed["smallest"].to(self.threshold), rate)
+            self.threshold.lerp_(observed["smallest"].to(self.threshold), rate)
 
     @torch.no_grad()
     def to_jumprelu(self) -> JumpReLUSAE:

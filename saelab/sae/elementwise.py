@@ -3,15 +3,17 @@
 import copy
 import math
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
 from saelab.errors import InputError, InputTypeError
-from saelab.sae.base import ARCHITECTURES, Encoded, SparseAutoencoder
-from saelab.sae.declarations import Knob
-from saelab.sae.sparse import Entries, find_entries
+from saelab.sae.base import ARCHITECTURES, BatchSums, Encoded, GradientPass, SparseAutoencoder
+from saelab.sae.declarations import Knob, Moment
+from saelab.sae.fused import GateLoss, learn
+from saelab.sae.sparse import Entries, Search
 
 if TYPE_CHECKING:
     from saelab.sae.jumprelu import JumpReLUSAE
@@ -81,9 +83,55 @@ class ElementwiseSAE(SparseAutoencoder):
         """Entries whose gate pre-activation does not exceed this add nothing to the loss, nor to its gradient."""
         return min(0.0, self.gate_threshold)
 
+    def gate_loss(self) -> GateLoss | None:
+        """Its loss as one that `saelab.sae.fused` takes; None by default, where it is no such loss.
+
+        Its terms then are "sparsity", the L1 penalty, and where there is an auxiliary term "auxiliary".
+        """
+        return None
+
+    def set_gate_gradients(self, gate_bias: Tensor, slope: Tensor, shift: Tensor) -> None:
+        """Gradients of its own parameters from those of the three tensors in `gate_loss`, ``(d_sae,)``."""
+        raise NotImplementedError
+
     def encode_for_loss(self, x: Tensor) -> Encoded:
         """All entries, or those that matter to the loss where that is faster and gives the same."""
-        entries = find_entries(x, self.b_dec, self.W_enc, self.gate_bias, floor=self.loss_floor)
+        return self._encoded(self._search(x).entries())
+
+    def gradient_pass(
+        self,
+        x: Tensor,
+        coefficients: Mapping[str, float],
+        moment: Moment = Moment(),  # noqa: B008
+        *,
+        share: float = 1.0,
+    ) -> GradientPass:
+        loss = None if torch.is_autocast_enabled(x.device.type) else self.gate_loss()
+        if loss is None:
+            return super().gradient_pass(x, coefficients, moment, share=share)
+        search = self._search(x)
+        if search.is_compiled:
+            of_terms = {term.name: coefficients[term.coefficient.name] for term in self.terms}
+            sparsity, auxiliary = of_terms.get("sparsity", 0.0), of_terms.get("auxiliary", 0.0)
+            learnt = learn(
+                search, x, self.b_dec, self.W_enc, self.W_dec, loss,
+                threshold=self.gate_threshold, sparsity=sparsity, auxiliary=auxiliary, share=share,
+            )  # fmt: skip
+            if learnt is not None:
+                self.set_gate_gradients(learnt.gate_bias, learnt.slope, learnt.shift)
+                sums = learnt.sums
+                terms = {"sparsity": sums.penalty, "auxiliary": sums.auxiliary_error}
+                total = sums.error + sparsity * sums.penalty + auxiliary * sums.auxiliary_error
+                means = [sums.n_on, total, sums.error, *(terms[term.name] for term in self.terms)]
+                products = torch.tensor([sums.xx, sums.xe, sums.error], dtype=torch.float64)
+                batch = BatchSums(torch.tensor(means, dtype=torch.float64), products, learnt.sum_x)
+                return GradientPass(batch, learnt.fired, {})
+        return self._backward(x, self._encoded(search.all_entries()), coefficients, moment, share)
+
+    def _search(self, x: Tensor) -> Search:
+        return Search(x, self.b_dec, self.W_enc, self.gate_bias, floor=self.loss_floor)
+
+    def _encoded(self, entries: Entries) -> Encoded:
         pi_gate = self.gate(entries)
         magnitude = self.magnitude(entries, pi_gate)
         codes = self.codes_at(self.gate_threshold, pi_gate, magnitude)

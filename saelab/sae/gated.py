@@ -11,6 +11,7 @@ from saelab.errors import InputError
 from saelab.sae.base import L1_COEFFICIENT, SPARSITY, Encoded, Preset, SparseAutoencoder, mean_square
 from saelab.sae.declarations import ForeignForm, Knob, Look, LossTerm, Moment
 from saelab.sae.elementwise import ElementwiseSAE
+from saelab.sae.fused import GateLoss
 from saelab.sae.sparse import Entries
 
 if TYPE_CHECKING:
@@ -125,6 +126,24 @@ class GatedSAE(ElementwiseSAE):
         slope = self._rescaling("have its magnitude written as a line in its gate's pre-activation")
         return slope, self.b_mag - slope * self.b_gate
 
+    @property
+    def _trains_decoder_by_auxiliary(self) -> bool:
+        return self.preset != "paper" or "unfrozen_decoder" in self.ablations
+
+    @torch.no_grad()
+    def gate_loss(self) -> GateLoss | None:
+        if "untied_encoders" in self.ablations:
+            return None
+        auxiliary = "no_auxiliary" not in self.ablations
+        live = auxiliary and self._trains_decoder_by_auxiliary
+        return GateLoss(self.b_gate, self._rescaling(""), self.b_mag, self.live_norms(), auxiliary, live)
+
+    @torch.no_grad()
+    def set_gate_gradients(self, gate_bias: Tensor, slope: Tensor, shift: Tensor) -> None:
+        self.b_gate.grad, self.b_mag.grad = gate_bias, shift
+        if "r_mag" in self.feature_parameters:
+            self.r_mag.grad = slope * self.r_mag.exp()
+
     def loss_terms(self, x: Tensor, encoded: Encoded, residual: Tensor, moment: Moment) -> Mapping[str, Tensor]:
         """The L1 penalty on relu(pi_gate), and E||x - recon_frozen(relu(pi_gate))||^2 (paper, eq. 8).
 
@@ -133,8 +152,8 @@ class GatedSAE(ElementwiseSAE):
         entries, positive = encoded.entries, encoded.pre.relu()
         values = {"sparsity": entries.mean_sum(self.weighted_by_norms(entries, positive))}
         if "no_auxiliary" not in self.ablations:
-            frozen = self.preset == "paper" and "unfrozen_decoder" not in self.ablations
-            W_dec, b_dec = (self.W_dec.detach(), self.b_dec.detach()) if frozen else (self.W_dec, self.b_dec)
+            live = self._trains_decoder_by_auxiliary
+            W_dec, b_dec = (self.W_dec, self.b_dec) if live else (self.W_dec.detach(), self.b_dec.detach())
             values["auxiliary"] = mean_square(entries.decode(positive, W_dec, b_dec - x))
         return values
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from saelab.errors import InputError
-from saelab.sae.base import Encoded, Preset, SparseAutoencoder, TrainingPass
+from saelab.sae.base import Encoded, Preset, SparseAutoencoder
 from saelab.sae.declarations import ForeignForm, Knob, Look, LossTerm, Moment
 from saelab.sae.elementwise import ElementwiseSAE
 from saelab.sae.sparse import Entries
@@ -122,8 +122,7 @@ class JumpReLUSAE(ElementwiseSAE):
         return threshold.detach(), (threshold - threshold.detach()) * (inside / self.bandwidth)
 
     @torch.no_grad()
-    def after_update(self, result: TrainingPass | None) -> None:
-        super().after_update(result)
+    def after_update(self, observed: Mapping[str, Tensor]) -> None:
         self.threshold.clamp_(min=0)
 
     def settings(self) -> dict[str, Any]:

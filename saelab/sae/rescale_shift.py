@@ -9,6 +9,7 @@ from saelab.errors import InputTypeError
 from saelab.sae.base import SparseAutoencoder
 from saelab.sae.declarations import Look
 from saelab.sae.elementwise import ElementwiseSAE
+from saelab.sae.fused import GateLoss
 from saelab.sae.sparse import Entries
 from saelab.sae.standard import StandardSAE
 
@@ -51,6 +52,15 @@ class RescaleShiftSAE(ElementwiseSAE):
 
     def magnitude(self, entries: Entries, pi_gate: Tensor) -> Tensor:
         return (pi_gate * entries.per_feature(self.r_mag.exp()) + entries.per_feature(self.b_mag)).relu()
+
+    @torch.no_grad()
+    def gate_loss(self) -> GateLoss:
+        slope = self.r_mag.exp()
+        return GateLoss(self.b_enc, slope, slope * self.b_enc + self.b_mag, norms=None, auxiliary=False, live=False)
+
+    @torch.no_grad()
+    def set_gate_gradients(self, gate_bias: Tensor, slope: Tensor, shift: Tensor) -> None:
+        self.r_mag.grad, self.b_mag.grad = (slope + self.b_enc * shift) * self.r_mag.exp(), shift
 
     @torch.no_grad()
     def magnitude_line(self) -> tuple[Tensor, Tensor]:

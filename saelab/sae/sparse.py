@@ -7,11 +7,14 @@ matmul only names candidates, with a margin that no rounding can cross, and the 
 is approximated: values and gradients are those of the dense path.
 
 An architecture writes its loss once, on `Entries`; whether these are all of ``(batch, d_sae)`` or the active ones is
-decided here, by their density.
+decided here, by their density. On a CPU the active ones are worked on by compiled loops (`saelab.sae.loops`), on a GPU
+by torch's sparse matrices; elsewhere all entries are taken.
 """
 
 import functools
+import math
 import statistics
+import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -21,8 +24,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saelab.sae import workers
+
 DENSE_ABOVE = 0.2
 """Share of active entries above which two dense matmuls are faster, measured on a CPU (`tests/benchmarks/step.py`)."""
+SCREENED_WORK = 2**28
+"""Multiplications of an encoder from which on the bfloat16 screen can pay for its preparation."""
 
 
 class Entries(ABC):
@@ -108,42 +115,116 @@ class ActiveEntries(Entries):
         return summed.index_add_(0, self._pattern.columns, values.detach().relu()) > 0
 
 
-def find_entries(x: Tensor, b_dec: Tensor, W_enc: Tensor, bias: Tensor, *, floor: float) -> Entries:
-    """The entries of ``u = (x - b_dec) @ W_enc`` under a loss that is flat where ``u + bias <= floor``.
+class Search:
+    """The encoder's one matmul, and in it the entries that matter to a loss.
 
     Parameters
     ----------
     x, b_dec, W_enc, bias
         ``(batch, d_in)``, ``(d_in,)``, ``(d_in, d_sae)``, ``(d_sae,)``.
     floor
-        Entries at or below it must add nothing to the loss, nor to its gradient.
+        Entries where ``u + bias`` does not exceed it must add nothing to the loss, nor to its gradient.
     """
-    with torch.no_grad():
-        xc = x - b_dec
-        limit = floor - bias
+
+    @torch.no_grad()
+    def __init__(self, x: Tensor, b_dec: Tensor, W_enc: Tensor, bias: Tensor, *, floor: float) -> None:
+        self._inputs = (x, b_dec, W_enc)
+        self.xc = x - b_dec
+        self._limit = floor - bias
         if floor:  # rounding must not lose an entry; one too many adds nothing
-            limit -= 4 * torch.finfo(limit.dtype).eps * (bias.abs() + abs(floor))
-        most = dense_above(xc, W_enc) * len(x) * len(bias)
-        u: Tensor | None = None
-        flat = _screen(xc, W_enc, limit) if _screens(xc, W_enc) else None
-        if flat is None:
-            u = xc @ W_enc
-            flat = positions_above(u, limit) if most >= 0 else None
-        if flat is None or len(flat) > most:
-            u = xc @ W_enc if u is None else u
-            flat = None
-    if flat is None:
-        return DenseEntries(_Project.apply(x, b_dec, W_enc, xc, u, None), x - b_dec)
-    with torch.no_grad():
-        pattern = Pattern.at(flat, len(x), len(bias))
-        if u is not None:
-            # Under autocast the encoder's matmul alone is in half precision: the rest is too little to gain from it.
-            values = u.take(flat).to(W_enc.dtype)
-        else:  # candidates; their exact values tell which of them are entries
-            values = pattern.sample(xc, W_enc)
-            kept = positions_above(values, limit.index_select(0, pattern.columns))
-            values, pattern = values.index_select(0, kept), pattern.subset(kept)
-    return ActiveEntries(x, b_dec, W_enc, xc, values, pattern)
+            self._limit -= 4 * torch.finfo(bias.dtype).eps * (bias.abs() + abs(floor))
+        self._most = dense_above(self.xc, W_enc)
+        self._u: Tensor | None = None
+        self.is_compiled = self._most >= 0 and x.device.type == "cpu"
+        """Whether compiled loops may find the entries, by `product` and then `loops.find`."""
+        if not self.is_compiled:
+            self._u = self.xc @ W_enc
+            return
+        n, d_sae = len(x), W_enc.shape[1]
+        self._factors = _screen(self.xc, W_enc, self._limit) if _screens(self.xc, W_enc) else None
+        left, right = self._factors or (self.xc, W_enc)
+        in_half = torch.is_autocast_enabled("cpu")
+        kind = torch.get_autocast_dtype("cpu") if in_half else left.dtype
+        self._left, self._right, self._out = left.to(kind), right.to(kind), left.new_empty(n, d_sae, dtype=kind)
+        n_parts = len(workers.parts_of(n))
+        self.allowed = int(self._most * -(-n // n_parts) * d_sae)
+        self.columns = np.empty(n_parts * (self.allowed + d_sae), np.int32)
+        """Features of the entries found, for each part of the batch from a place of its own on."""
+        self.values = np.empty(len(self.columns), array_of(W_enc).dtype)
+        """Their values."""
+        self.starts, self.ends = np.empty(n, np.int64), np.empty(n, np.int64)
+        """``(batch,)``: where in them the entries of a row are."""
+        self.found = np.empty(n_parts, np.int64)
+        """Number of entries of each part; -1 where they are too many for a sparse step."""
+
+    @torch.no_grad()
+    def product(self, first: int, last: int) -> None:
+        """The matrix product for some of the rows, without which their entries cannot be found."""
+        with torch.autocast("cpu", enabled=False):
+            torch.mm(self._left[first:last], self._right, out=self._out[first:last])
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What `loops.find` takes after the part."""
+        W_enc = rows_of(self._inputs[2].T)
+        screened = self._factors is not None
+        marks = self._out.view(torch.int16).numpy() if screened else np.empty((0, 0), np.int16)
+        u = W_enc[:0] if screened else array_of(self._out.to(self.xc.dtype))
+        return (
+            screened, u, marks, rows_of(self.xc), W_enc, array_of(self._limit), self.allowed,
+            self.columns, self.values, self.starts, self.ends, self.found,
+        )  # fmt: skip
+
+    def entries(self) -> Entries:
+        """The entries that matter, or all where these are too many."""
+        found = self._found_by_loops() if self.is_compiled else self._found_by_torch()
+        if found is None:
+            return self.all_entries()
+        x, b_dec, W_enc = self._inputs
+        return ActiveEntries(x, b_dec, W_enc, self.xc, *found)
+
+    @torch.no_grad()
+    def _found_by_loops(self) -> "tuple[Tensor, Pattern] | None":
+        """Values and places of the entries that matter, unless they are too many."""
+        self._find()
+        if (self.found < 0).any():
+            return None
+        n_found = int(self.found.sum())
+        row_starts, columns = np.empty(len(self.starts) + 1, np.int64), np.empty(n_found, np.int32)
+        values = np.empty(n_found, self.values.dtype)
+        workers.loops().gather(self.starts, self.ends, self.columns, self.values, row_starts, columns, values)
+        pattern = Pattern(torch.from_numpy(columns), torch.from_numpy(row_starts), len(self._limit))
+        return torch.from_numpy(values), pattern
+
+    @torch.no_grad()
+    def _found_by_torch(self) -> "tuple[Tensor, Pattern] | None":
+        assert self._u is not None
+        flat = positions_above(self._u, self._limit) if self._most >= 0 else None
+        if flat is None or len(flat) > self._most * self._u.numel():
+            return None
+        # Under autocast the encoder's matmul alone is in half precision: the rest is too little to gain from it.
+        return self._u.take(flat).to(self.xc.dtype), Pattern.at(flat, *self._u.shape)
+
+    def _find(self) -> None:
+        n, work = len(self.xc), self._left.shape[0] * self._right.numel()
+        if torch.is_autocast_enabled("cpu"):  # the product's rows are converted before they are searched
+            workers.run(work, (lambda first, last, part: self.product(first, last), n))
+            arguments = self.arguments
+            workers.run(work, (lambda *part: workers.loops().find(*part, *arguments), n))
+            return
+        arguments = self.arguments
+
+        def find(first: int, last: int, part: int) -> None:
+            self.product(first, last)
+            workers.loops().find(first, last, part, *arguments)
+
+        workers.run(work, (find, n))
+
+    def all_entries(self) -> DenseEntries:
+        x, b_dec, W_enc = self._inputs
+        with torch.no_grad():
+            u = self._u if self._u is not None else self._out if self._factors is None else self.xc @ W_enc
+        return DenseEntries(_Project.apply(x, b_dec, W_enc, self.xc, u, None), x - b_dec)
 
 
 def choose_entries(
@@ -181,29 +262,42 @@ def positions_above(u: Tensor, limit: Tensor) -> Tensor:
     """Where in the flattened ``u`` an entry exceeds ``limit``, or is NaN, ascending: a NaN must reach the loss."""
     if u.device.type != "cpu" or u.dtype == torch.bfloat16:
         return (~(u <= limit)).flatten().nonzero().squeeze(1)
-    below = u.numpy() <= limit.numpy()  # numpy compares and searches twice as fast
+    below = u.detach().numpy() <= limit.detach().numpy()  # numpy compares and searches twice as fast
     return torch.from_numpy(np.flatnonzero(np.logical_not(below, out=below)))
 
 
 def _screens(xc: Tensor, W_enc: Tensor) -> bool:
     """Whether to find the candidates in bfloat16 first."""
+    large = len(xc) * W_enc.numel() >= SCREENED_WORK
     exact = W_enc.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return xc.device.type == "cpu" and exact and _has_amx()
+    return large and exact and xc.device.type == "cpu" and bfloat16_pays()
 
 
 @functools.cache
-def _has_amx() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices several times as fast as float32 ones (Intel's AMX)."""
-    return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
+def bfloat16_pays() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices much faster than float32 ones, asked of a clock.
+
+    What a CPU can do does not say what a build of oneDNN will use of it. The best of several tries, taken in turns, and
+    a wide margin keep other programs out of the answer. Takes some hundredths of a second, once.
+    """
+    x, W = torch.randn(256, 256), torch.randn(1024, 256)
+    halves = x.bfloat16(), W.bfloat16()
+    best = [math.inf, math.inf]
+    for _ in range(8):
+        for place, (left, right) in enumerate(((x, W), halves)):
+            start = time.perf_counter()
+            left @ right.T
+            best[place] = min(best[place], time.perf_counter() - start)
+    return best[0] > 1.5 * best[1]
 
 
-def _screen(xc: Tensor, W_enc: Tensor, limit: Tensor) -> Tensor | None:
-    """Positions of all entries of ``xc @ W_enc`` above ``limit``, with few others, from one bfloat16 matmul.
+def _screen(xc: Tensor, W_enc: Tensor, limit: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Factors in bfloat16 whose product is positive where ``xc @ W_enc`` exceeds ``limit``, and in few other places.
 
     Nothing is missed: rounding both factors to 8 bits moves a product of rows a and b by less than
     ``1.01 * 2**-7 * |a| * |b|`` (Cauchy-Schwarz), and accumulating n terms in float32 by less than
     ``n * 2**-22 * |a| * |b|``. That margin and ``-limit`` are columns of the matmul itself, each rounded up, so that
-    what may lie above is what comes out positive. None where something is not finite.
+    every entry that may exceed the limit comes out positive. None where something is not finite.
     """
     n, d_in = xc.shape
     lengths, norms = xc.norm(dim=1), W_enc.norm(dim=0)
@@ -221,8 +315,7 @@ def _screen(xc: Tensor, W_enc: Tensor, limit: Tensor) -> Tensor | None:
     right[:, d_in] = norms * up * (1.01 * 2**-7 + d_in * 2**-22)
     right[:, d_in + 1] = bias
     right[:, d_in + 2] = bias - right[:, d_in + 1].float()
-    positive = (left @ right.T).view(torch.int16).numpy() > 0  # the sign bit, without bfloat16's slow comparison
-    return torch.from_numpy(np.flatnonzero(positive))
+    return left, right.T
 
 
 def dense_above(x: Tensor, W_enc: Tensor) -> float:
@@ -230,7 +323,7 @@ def dense_above(x: Tensor, W_enc: Tensor) -> float:
     if W_enc.dtype not in (torch.float32, torch.float64):
         return -1.0  # sparse matmuls know no half precision
     if x.device.type == "cpu":
-        return DENSE_ABOVE
+        return DENSE_ABOVE if workers.compiled() else -1.0
     if x.device.type != "cuda":
         return -1.0
     return measured_crossover(x.device, len(x), *W_enc.shape, autocast=torch.is_autocast_enabled("cuda"))
@@ -242,8 +335,6 @@ def measured_crossover(device: torch.device, batch: int, d_in: int, d_sae: int, 
 
     Takes about a second, once for each shape.
     """
-    from torch.utils.benchmark import Timer
-
     x, W_enc = torch.randn(batch, d_in, device=device), torch.randn(d_in, d_sae, device=device) / d_in**0.5
     W_enc.requires_grad_()
 
@@ -261,8 +352,15 @@ def measured_crossover(device: torch.device, batch: int, d_in: int, d_sae: int, 
         torch.autograd.grad(loss, W_enc)
 
     def seconds(share: float, *, dense: bool) -> float:
-        scope = {"step": step, "share": share, "dense": dense}
-        return Timer("step(share, dense=dense)", globals=scope).blocked_autorange(min_run_time=0.1).median
+        """Median of a tenth of a second's steps, after one that pays for what is set up once."""
+        times: list[float] = []
+        while len(times) < 4 or sum(times[1:]) < 0.1:
+            torch.accelerator.synchronize(device) if device.type != "cpu" else None
+            start = time.perf_counter()
+            step(share, dense=dense)
+            torch.accelerator.synchronize(device) if device.type != "cpu" else None
+            times.append(time.perf_counter() - start)
+        return statistics.median(times[1:])
 
     faster = -1.0
     for share in (0.002, 0.005, 0.01, 0.02, 0.05, 0.1):
@@ -288,40 +386,82 @@ class Pattern:
     def at(cls, flat: Tensor, batch: int, d_sae: int) -> "Pattern":
         """From positions in the flattened matrix, ascending."""
         row_starts = torch.searchsorted(flat, torch.arange(batch + 1, device=flat.device) * d_sae)
-        return cls((flat % d_sae).int(), row_starts.int(), d_sae)
-
-    def subset(self, kept: Tensor) -> "Pattern":
-        """The entries whose numbers are in ``kept``, ascending."""
-        row_starts = torch.searchsorted(kept, self._row_starts.long())
-        return Pattern(self.columns.index_select(0, kept), row_starts.int(), self.shape[1])
+        return cls((flat % d_sae).int(), row_starts, d_sae)
 
     @functools.cached_property
     def _by_column(self) -> tuple[Tensor, Tensor, Tensor]:
         """The permutation into column order, the columns' starts, the rows in that order."""
-        rows = torch.repeat_interleave(self._row_starts.diff(), output_size=len(self.columns)).int()
-        if self.columns.device.type == "cpu":
-            # numpy sorts 16-bit integers by radix, ten times as fast as torch sorts any.
-            narrow = np.uint16 if self.shape[1] <= 2**16 else np.int32
-            order = torch.from_numpy(self.columns.numpy().astype(narrow).argsort(kind="stable"))
-        else:
-            order = self.columns.argsort(stable=True)
+        if self._is_compiled:
+            starts = torch.empty(self.shape[1] + 1, dtype=torch.int64)
+            order, rows = torch.empty_like(self.columns), torch.empty_like(self.columns)
+            row_starts, to_fill = array_of(self._row_starts), map(array_of, (starts, order, rows))
+            workers.loops().by_column(row_starts[:-1], row_starts[1:], array_of(self.columns), *to_fill)
+            return order, starts, rows
+        order = self.columns.argsort(stable=True)
         starts = torch.bincount(self.columns, minlength=self.shape[1]).cumsum(0)
-        return order, torch.nn.functional.pad(starts, (1, 0)).int(), rows.index_select(0, order)
+        return order, torch.nn.functional.pad(starts, (1, 0)), self._row_numbers.index_select(0, order)
+
+    @functools.cached_property
+    def _row_numbers(self) -> Tensor:
+        """``(n_active,)``, int32."""
+        return torch.repeat_interleave(self._row_starts.diff(), output_size=len(self.columns)).int()
+
+    @property
+    def _is_compiled(self) -> bool:
+        return self.columns.device.type == "cpu" and workers.compiled() is not None
 
     def matmul(self, values: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
         """``V @ right`` with these values at V's active entries, ``(batch, d_sae)``; added to ``out`` where given."""
-        return _matmul(_csr(self._row_starts, self.columns, values, self.shape), right, out)
+        return self._multiply(self._row_starts, self.columns, values, self.shape, right, out)
 
     def transposed_matmul(self, values: Tensor, right: Tensor) -> Tensor:
         """``V.T @ right`` for the same matrix."""
         order, starts, rows = self._by_column
-        return _matmul(_csr(starts, rows, values.index_select(0, order), self.shape[::-1]), right, None)
+        return self._multiply(starts, rows, values.index_select(0, order), self.shape[::-1], right, None)
+
+    def _multiply(
+        self, starts: Tensor, columns: Tensor, values: Tensor, shape: torch.Size, right: Tensor, out: Tensor | None
+    ) -> Tensor:
+        if out is None:
+            # Not `new_empty`: without MKL, addmm_ multiplies what it finds there by 0, which leaves a NaN a NaN.
+            out = right.new_zeros(shape[0], right.shape[1])
+        if self._is_compiled:
+            arguments = (array_of(starts), array_of(columns), array_of(values), rows_of(right), array_of(out))
+            workers.run(
+                values.numel() * right.shape[1], (lambda *part: workers.loops().multiply(*part, *arguments), shape[0])
+            )
+            return out
+        if right.device.type == "cuda":
+            return out.addmm_(_csr(starts, columns, values, shape), right)
+        dense = values.new_zeros(shape)
+        dense.index_put_((torch.repeat_interleave(starts.diff(), output_size=len(columns)), columns.long()), values)
+        return out.addmm_(dense, right)
 
     def sample(self, left: Tensor, right: Tensor) -> Tensor:
         """``left @ right`` at the active entries alone, ``(n_active,)``."""
-        zeros = _csr(self._row_starts, self.columns, left.new_zeros(len(self.columns)), self.shape)
-        sampled: Tensor = torch.sparse.sampled_addmm(zeros, left, right, beta=0.0).values()
-        return sampled
+        if self._is_compiled:
+            sampled = left.new_empty(len(self.columns))
+            arguments = (
+                array_of(self._row_starts), array_of(self.columns), rows_of(left), rows_of(right.T), array_of(sampled)
+            )  # fmt: skip
+            work = len(self.columns) * left.shape[1]
+            workers.run(work, (lambda *part: workers.loops().sample(*part, *arguments), self.shape[0]))
+            return sampled
+        if left.device.type == "cuda":
+            zeros = _csr(self._row_starts, self.columns, left.new_zeros(len(self.columns)), self.shape)
+            of_device: Tensor = torch.sparse.sampled_addmm(zeros, left, right, beta=0.0).values()
+            return of_device
+        return (left @ right)[self._row_numbers.long(), self.columns.long()]
+
+
+def array_of(tensor: Tensor) -> Any:
+    """A tensor's memory as a NumPy array."""
+    return tensor.detach().numpy()
+
+
+def rows_of(matrix: Tensor) -> Any:
+    """The same, row after row."""
+    return matrix.detach().contiguous().numpy()
 
 
 @functools.cache
@@ -334,14 +474,7 @@ def _silence_beta_warning() -> None:
 
 def _csr(starts: Tensor, columns: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
     _silence_beta_warning()
-    return torch.sparse_csr_tensor(starts, columns, values, shape, check_invariants=False)
-
-
-def _matmul(sparse: Tensor, right: Tensor, out: Tensor | None) -> Tensor:
-    """``sparse @ right``, without the zeros and the copy that ``@`` makes for its result."""
-    if out is None:
-        return right.new_empty(sparse.shape[0], right.shape[1]).addmm_(sparse, right, beta=0)
-    return out.addmm_(sparse, right)
+    return torch.sparse_csr_tensor(starts.int(), columns, values, shape, check_invariants=False)
 
 
 class _Project(torch.autograd.Function):

@@ -4,10 +4,10 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,8 +18,10 @@ from saelab.data.batches import Activations, Batch, batches_of
 from saelab.errors import InputError, InputTypeError
 from saelab.files.sae_files import describe
 from saelab.quantities import fvu, gamma
-from saelab.sae.base import SparseAutoencoder, TrainingPass
+from saelab.sae import workers
+from saelab.sae.base import BatchSums, GradientPass, SparseAutoencoder
 from saelab.sae.declarations import Moment
+from saelab.training.adam import Adam
 from saelab.training.checkpoints import CHECKPOINT, Checkpoint
 from saelab.training.distributed import Together
 from saelab.training.interrupts import HeldSignals
@@ -132,21 +134,7 @@ class Trainer:
         if self._precision == "auto":
             fast = sae.W_enc.device.type == "cuda" and torch.cuda.is_bf16_supported()
             self._precision = "bfloat16" if fast else "float32"
-        # Adam's fused kernel is fast on contiguous memory, and an encoder's features are contiguous as rows.
-        self._trained = {
-            name: sae.features_first(name, parameter.detach())
-            for name, parameter in sae.named_parameters()
-            if parameter.requires_grad
-        }
-        groups: dict[float, list[Tensor]] = {}
-        for name, weight in self._trained.items():
-            groups.setdefault(sae.lr_factors.get(name, 1.0), []).append(weight)
-        self._optimizer = torch.optim.Adam(
-            [{"params": weights, "lr_factor": factor} for factor, weights in groups.items()],
-            lr=self.lr,
-            betas=self.config.betas,
-            fused=True,
-        )
+        self._adam = Adam(sae, self.config.betas)
         self._resampling = torch.Generator().manual_seed(self.config.seed)
         self._silent_steps = torch.zeros(sae.d_sae, dtype=torch.long, device=sae.W_enc.device)
         self._resampled_at: int | None = None
@@ -222,9 +210,7 @@ class Trainer:
         trainer._resampling.set_state(saved.resampling)
         trainer._silent_steps.copy_(saved.silent_steps)
         trainer._batches.restore(dict(saved.batches))
-        for name, weight in trainer._trained.items():
-            state = {key: tensor.to(weight.device) for key, tensor in saved.moments[name].items()}
-            trainer._optimizer.state[weight] = state
+        trainer._adam.restore(saved.moments)
         return trainer
 
     def save(self) -> Path:
@@ -254,7 +240,7 @@ class Trainer:
             resampled_at=self._resampled_at,
             fingerprint=self._fingerprint,
             device=str(self.sae.W_enc.device),
-            moments=dict(self._moments()),
+            moments=self._adam.moments,
             history=self.history,
             batches=self._batches.state(),
             resampling=self._resampling.get_state(),
@@ -274,26 +260,28 @@ class Trainer:
             When the loss is NaN or infinite; the weights stay as they were before this step.
         """
         start = time.perf_counter()
+        with workers.without_openmp():
+            record = self._step()
+        self.records.append(record)
+        self.seconds += time.perf_counter() - start
+        return record
+
+    def _step(self) -> TrainingRecord:
         done = self.n_steps_done
         lr = self.lr * self._lr_schedule(done)
         coefficients = self._coefficients_now(done)
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr * group["lr_factor"]
         batch = self._batches.draw()
-        sums, fired, result = self._forward_backward(batch, coefficients)
+        sums, fired, observed = self._forward_backward(batch, coefficients)
         self._silent_steps = (self._silent_steps + 1).masked_fill_(fired, 0)
         record = self._record(done + 1, sums, batch.size, coefficients, lr)
         if not math.isfinite(record.loss):
             what = f"the loss is {record.loss} at step {record.step}; the weights are those from before this step"
             raise NonFiniteLossError(self._what_happened(what, record))
-        self.sae.project_decoder_gradient()
-        self._update()
-        self.sae.after_update(result)
+        self._adam.step(lr)
+        self.sae.after_update(observed)
         if record.n_dead and self._resamples_after(record.step):
             record = replace(record, n_resampled=record.n_dead)
             self._resample(record.step)
-        self.records.append(record)
-        self.seconds += time.perf_counter() - start
         return record
 
     @torch.no_grad()
@@ -307,7 +295,7 @@ class Trainer:
         x = x.to(device=W.device, dtype=W.dtype)
         coefficients = self._coefficients_now(done)
         result = self.sae.training_pass(x, coefficients, self._moment())
-        return self._record(done, _Sums.of(x, result), len(x), coefficients, self.lr * self._lr_schedule(done))
+        return self._record(done, BatchSums.of(x, result), len(x), coefficients, self.lr * self._lr_schedule(done))
 
     def _coefficients_now(self, done: int) -> dict[str, float]:
         risen = min(1.0, (done + 1) / max(1, self.config.sparsity_warmup_steps))
@@ -367,20 +355,6 @@ class Trainer:
 
         return pd.DataFrame(self.history)
 
-    def _update(self) -> None:
-        """Adam's step, on the gradients that the SAE's parameters hold."""
-        for name, weight in self._trained.items():
-            parameter = self.sae.get_parameter(name)
-            if parameter.data_ptr() != weight.data_ptr():
-                raise RuntimeError("the SAE was moved or converted while it trained; make a new Trainer for it")
-            weight.grad = None if parameter.grad is None else self.sae.features_first(name, parameter.grad)
-        self._optimizer.step()
-
-    def _moments(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        """Adam's state by parameter name, features first."""
-        for name, weight in self._trained.items():
-            yield name, self._optimizer.state[weight]
-
     def _lr_schedule(self, done: int) -> float:
         rising = min(1.0, (done + 1) / max(1, self.config.lr_warmup_steps))
         left = self.config.n_steps - done
@@ -399,39 +373,39 @@ class Trainer:
     def _resample(self, step: int) -> None:
         dead = self._silent_steps >= self.config.dead_after_steps
         x = torch.cat([self._whole_batch() for _ in range(RESAMPLING_BATCHES)])
-        resample_dead_features(self.sae, dead, x, moments=dict(self._moments()), generator=self._resampling)
+        resample_dead_features(self.sae, dead, x, moments=self._adam.moments, generator=self._resampling)
         self._silent_steps[dead] = 0
         self._resampled_at = step
 
     def _forward_backward(
         self, batch: Batch, coefficients: dict[str, float]
-    ) -> tuple["_Sums", Tensor, TrainingPass | None]:
-        """Give every parameter the gradient of the whole batch's loss; what `_record` needs, and which features fired.
+    ) -> tuple[BatchSums, Tensor, Mapping[str, Tensor]]:
+        """Give every parameter the gradient of the whole batch's loss; returned as in `GradientPass`.
 
-        A process computes on its own rows, and all add up. The pass is None where it has none.
+        A process computes on its own rows, and all add up.
         """
         W = self.sae.W_enc
         self.sae.zero_grad()
-        sums, fired = _Sums.zero(self.sae), torch.zeros_like(W[0], dtype=torch.bool)
-        result = None
         if len(batch.x):
             x = batch.x.to(device=W.device, dtype=W.dtype)
             with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self._precision == "bfloat16"):
-                result = self.sae.training_pass(x, coefficients, self._moment())
-            loss = result.loss.total
-            torch.autograd.backward(loss if len(x) == batch.size else loss * (len(x) / batch.size))
-            sums, fired = _Sums.of(x, result), result.fired
+                passed = self.sae.gradient_pass(x, coefficients, self._moment(), share=len(x) / batch.size)
+        else:
+            none = BatchSums(W.new_zeros(3 + len(self.sae.terms)), W.new_zeros(3), W.new_zeros(self.sae.d_in))
+            passed = GradientPass(none, torch.zeros_like(W[0], dtype=torch.bool), {})
+        sums, fired, observed = passed
         if self._together.share.n_processes > 1:
             gradients = {}
-            for name in self._trained:
+            for name in self._adam.weights:
                 parameter = self.sae.get_parameter(name)
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
                 gradients[name] = self.sae.features_first(name, parameter.grad)
-            fired, stops = fired.to(W), W.new_full((1,), len(self._held_signals.asked))
-            self._together.add_up([*sums, fired, stops, *gradients.values()])
-            self._all_stop = bool(stops)
-        return sums, fired > 0, result
+            counts, stops = fired.to(W), W.new_full((1,), len(self._held_signals.asked))
+            sums = BatchSums(*(part.to(torch.float64 if W.device.type == "cpu" else W.dtype) for part in sums))
+            self._together.add_up([*sums, counts, stops, *gradients.values()])
+            fired, self._all_stop = counts > 0, bool(stops)
+        return sums, fired, observed
 
     def _whole_batch(self) -> Tensor:
         """The next batch with the rows of all processes."""
@@ -445,21 +419,20 @@ class Trainer:
         return whole
 
     @torch.no_grad()
-    def _record(self, step: int, sums: "_Sums", n: int, coefficients: dict[str, float], lr: float) -> TrainingRecord:
-        losses, products, mean = (part / n for part in sums)
-        xx, xe, ee = products
-        metrics = [
-            fvu(ee, xx, mean.dot(mean)),
-            gamma(xx + 2 * xe + ee, xx + xe),  # of r = x + e, the reconstruction
-            (self._silent_steps >= self.config.dead_after_steps).count_nonzero(),
-        ]
+    def _record(self, step: int, sums: BatchSums, n: int, coefficients: dict[str, float], lr: float) -> TrainingRecord:
+        mean = sums.x / n
+        n_dead = (self._silent_steps >= self.config.dead_after_steps).count_nonzero()
         # One transfer, where the SAE is on a GPU.
-        numbers = torch.cat([losses, torch.stack(metrics)]).tolist()
-        l0, total, reconstruction, *terms, fvu_now, gamma_now, n_dead = numbers
+        numbers = torch.cat(
+            [sums.means / n, sums.products / n, torch.stack([mean.dot(mean), n_dead.to(mean)])]
+        ).tolist()
+        l0, total, reconstruction, *terms, xx, xe, ee, mean_square, dead = numbers
+        fvu_now = fvu(ee, xx, mean_square, epsilon=torch.finfo(mean.dtype).eps)
+        gamma_now = gamma(xx + 2 * xe + ee, xx + xe)  # of r = x + e, the reconstruction
         return TrainingRecord(
             step=step, loss=total, reconstruction=reconstruction,
             terms=dict(zip((term.name for term in self.sae.terms), terms, strict=True)),
-            l0=l0, fvu=fvu_now, gamma=gamma_now, n_dead=int(n_dead), n_resampled=0, coefficients=coefficients, lr=lr,
+            l0=l0, fvu=fvu_now, gamma=gamma_now, n_dead=int(dead), n_resampled=0, coefficients=coefficients, lr=lr,
             settings={knob.name: getattr(self.sae, knob.name) for knob in self.sae.live_settings},
         )  # fmt: skip
 
@@ -469,30 +442,3 @@ class Trainer:
         checkpoint = self.folder / CHECKPOINT if self.folder is not None else None
         kept = f" The last good checkpoint is {checkpoint}." if checkpoint is not None and checkpoint.exists() else ""
         return f"{what}. Knobs: {knobs}.{kept} Try a lower lr."
-
-
-class _Sums(NamedTuple):
-    """Sums over a batch, on its device."""
-
-    means: Tensor
-    """L0, the total loss, the reconstruction error and the other terms of the loss in order."""
-    products: Tensor
-    """x.x, x.e and e.e with the residual e."""
-    x: Tensor
-    """``(d_in,)``."""
-
-    @classmethod
-    @torch.no_grad()
-    def of(cls, x: Tensor, result: TrainingPass) -> "_Sums":
-        """Of a batch ``(n, d_in)``."""
-        loss = result.loss
-        means = torch.stack([result.l0, loss.total, loss.reconstruction, *loss.terms.values()])
-        flat, residual = x.flatten(), result.residual.to(x.dtype).flatten()
-        products = torch.stack([flat.dot(flat), flat.dot(residual), residual.dot(residual)])
-        return cls(means.to(x.dtype) * len(x), products, x.sum(dim=0))
-
-    @classmethod
-    def zero(cls, sae: SparseAutoencoder) -> "_Sums":
-        """Of no rows."""
-        W = sae.W_enc
-        return cls(W.new_zeros(3 + len(sae.terms)), W.new_zeros(3), W.new_zeros(sae.d_in))

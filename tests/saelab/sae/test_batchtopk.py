@@ -33,12 +33,12 @@ def test_a_batch_keeps_k_times_its_size_however_many_of_each_input() -> None:
 def test_the_threshold_is_the_running_mean_of_the_smallest_that_was_kept() -> None:
     sae = example()
     x = torch.tensor([[3.0, 2.0], [1.0, 0.5]])
-    sae.after_update(sae.training_pass(x, {"auxk_coefficient": 0.0}))
+    sae.after_update(sae.training_pass(x, {"auxk_coefficient": 0.0}).observed)
     assert sae.threshold.item() == 2.0  # the first batch's own
     assert sae.encode(torch.tensor([[2.5, 2.0], [1.9, 4.0]])).tolist() == [[2.5, 0.0], [0.0, 4.0]]
     with torch.no_grad():
         sae.W_enc.copy_(torch.eye(2) * 2)
-    sae.after_update(sae.training_pass(x, {"auxk_coefficient": 0.0}))
+    sae.after_update(sae.training_pass(x, {"auxk_coefficient": 0.0}).observed)
     assert sae.threshold.item() == pytest.approx(0.99 * 2.0 + 0.01 * 4.0)
 
 

@@ -242,7 +242,7 @@ def test_resampling_gives_dead_features_all_of_their_parameters_and_moments_anew
     for _ in range(20):
         trainer.step()
     before = {name: sae.features_first(name, weight.detach()).clone() for name, weight in sae.named_parameters()}
-    moments = dict(trainer._moments())
+    moments = trainer._adam.moments
     old_moments = {name: state["exp_avg_sq"].clone() for name, state in moments.items()}
     dead = torch.zeros(16, dtype=torch.bool)
     dead[[2, 7, 11]] = True

@@ -1,0 +1,371 @@
+"""The loops of a sparse training step, compiled by Numba: what matrix products leave over.
+
+Each takes the rows, or features, ``first`` to ``last`` of a batch and the number of that part, and releases the
+interpreter, so that `saelab.sae.workers` can run several parts at once. Nothing here allocates. Arrays are float32 or
+float64, all of one kind, and contiguous. Sums over a batch are in float64.
+"""
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+
+# Reordering sums lets the compiler use a CPU's vector instructions; NaN and infinity keep their meaning.
+_options: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
+}
+_inlined = numba.njit(**_options)
+_compiled = numba.njit(**_options, cache=True)
+
+
+@_inlined
+def _add_rows(out, coefficients, places, start, end, matrix):
+    """``out += coefficients[e] * matrix[places[e]]`` for e from start to end."""
+    e = start
+    while e + 4 <= end:
+        c0, c1, c2, c3 = coefficients[e], coefficients[e + 1], coefficients[e + 2], coefficients[e + 3]
+        r0, r1, r2, r3 = matrix[places[e]], matrix[places[e + 1]], matrix[places[e + 2]], matrix[places[e + 3]]
+        for i in range(len(out)):
+            out[i] += c0 * r0[i] + c1 * r1[i] + c2 * r2[i] + c3 * r3[i]
+        e += 4
+    while e < end:
+        c, r = coefficients[e], matrix[places[e]]
+        for i in range(len(out)):
+            out[i] += c * r[i]
+        e += 1
+
+
+@_inlined
+def _dot_rows(out, vector, places, start, end, matrix):
+    """``out[e] = vector . matrix[places[e]]`` for e from start to end."""
+    zero = vector.dtype.type(0)
+    e = start
+    while e + 4 <= end:
+        r0, r1, r2, r3 = matrix[places[e]], matrix[places[e + 1]], matrix[places[e + 2]], matrix[places[e + 3]]
+        s0, s1, s2, s3 = zero, zero, zero, zero
+        for i in range(len(vector)):
+            s0 += vector[i] * r0[i]
+            s1 += vector[i] * r1[i]
+            s2 += vector[i] * r2[i]
+            s3 += vector[i] * r3[i]
+        out[e], out[e + 1], out[e + 2], out[e + 3] = s0, s1, s2, s3
+        e += 4
+    while e < end:
+        r, s = matrix[places[e]], zero
+        for i in range(len(vector)):
+            s += vector[i] * r[i]
+        out[e] = s
+        e += 1
+
+
+@_inlined
+def _add_rows_twice(one, other, to_one, to_other, places, start, end, matrix):
+    """`_add_rows` of the same rows to two vectors, which reads each row once."""
+    e = start
+    while e + 4 <= end:
+        c0, c1, c2, c3 = to_one[e], to_one[e + 1], to_one[e + 2], to_one[e + 3]
+        d0, d1, d2, d3 = to_other[e], to_other[e + 1], to_other[e + 2], to_other[e + 3]
+        r0, r1, r2, r3 = matrix[places[e]], matrix[places[e + 1]], matrix[places[e + 2]], matrix[places[e + 3]]
+        for i in range(len(one)):
+            one[i] += c0 * r0[i] + c1 * r1[i] + c2 * r2[i] + c3 * r3[i]
+            other[i] += d0 * r0[i] + d1 * r1[i] + d2 * r2[i] + d3 * r3[i]
+        e += 4
+    while e < end:
+        c, d, r = to_one[e], to_other[e], matrix[places[e]]
+        for i in range(len(one)):
+            one[i] += c * r[i]
+            other[i] += d * r[i]
+        e += 1
+
+
+@_inlined
+def _dot_rows_twice(of_one, of_other, one, other, places, start, end, matrix):
+    """`_dot_rows` of the same rows with two vectors."""
+    zero = one.dtype.type(0)
+    e = start
+    while e + 4 <= end:
+        r0, r1, r2, r3 = matrix[places[e]], matrix[places[e + 1]], matrix[places[e + 2]], matrix[places[e + 3]]
+        s0, s1, s2, s3, t0, t1, t2, t3 = zero, zero, zero, zero, zero, zero, zero, zero
+        for i in range(len(one)):
+            s0 += one[i] * r0[i]
+            s1 += one[i] * r1[i]
+            s2 += one[i] * r2[i]
+            s3 += one[i] * r3[i]
+            t0 += other[i] * r0[i]
+            t1 += other[i] * r1[i]
+            t2 += other[i] * r2[i]
+            t3 += other[i] * r3[i]
+        of_one[e], of_one[e + 1], of_one[e + 2], of_one[e + 3] = s0, s1, s2, s3
+        of_other[e], of_other[e + 1], of_other[e + 2], of_other[e + 3] = t0, t1, t2, t3
+        e += 4
+    while e < end:
+        r, s, t = matrix[places[e]], zero, zero
+        for i in range(len(one)):
+            s += one[i] * r[i]
+            t += other[i] * r[i]
+        of_one[e], of_other[e] = s, t
+        e += 1
+
+
+@_inlined
+def _find_in_row(row, limit, columns, values, at):
+    """Append where ``row`` exceeds ``limit``, or is NaN, and what it is there."""
+    n = len(row)
+    whole = n - n % 32
+    for block in range(0, whole, 32):
+        is_any = False
+        for j in range(block, block + 32):
+            is_any |= not (row[j] <= limit[j])
+        if is_any:  # without a branch for each
+            for j in range(block, block + 32):
+                columns[at], values[at] = j, row[j]
+                at += not (row[j] <= limit[j])
+    for j in range(whole, n):
+        columns[at], values[at] = j, row[j]
+        at += not (row[j] <= limit[j])
+    return at
+
+
+@_inlined
+def _screen_row(marks, xc, W_enc, limit, columns, values, at):
+    """The same from marked candidates, whose values are computed here."""
+    start = at
+    n = len(marks)
+    for block in range(0, n, 64):
+        last = min(block + 64, n)
+        count = np.int32(0)
+        for j in range(block, last):
+            count += np.int32(marks[j] > 0)
+        if count:
+            for j in range(block, last):
+                if marks[j] > 0:
+                    columns[at] = j
+                    at += 1
+    _dot_rows(values, xc, columns, start, at, W_enc)
+    kept = start
+    for e in range(start, at):
+        if not (values[e] <= limit[columns[e]]):
+            columns[kept], values[kept] = columns[e], values[e]
+            kept += 1
+    return kept
+
+
+@_inlined
+def _find_row(b, screened, u, marks, xc, W_enc, limit, columns, values, at):
+    if screened:
+        return _screen_row(marks[b], xc[b], W_enc, limit, columns, values, at)
+    return _find_in_row(u[b], limit, columns, values, at)
+
+
+@_compiled
+def find(first, last, part, screened, u, marks, xc, W_enc, limit, allowed, columns, values, starts, ends, found):
+    """Entries of ``u`` above ``limit``, or NaN, row by row; ``found`` is how many.
+
+    ``screened``: ``u`` is unknown, and ``marks`` is positive at candidates. If a part has more than ``allowed``,
+    ``found`` is -1; there is room for these and a row more.
+    """
+    here = part * (allowed + len(limit))
+    at = here
+    for b in range(first, last):
+        starts[b] = at
+        at = _find_row(b, screened, u, marks, xc, W_enc, limit, columns, values, at)
+        ends[b] = at
+        if at - here > allowed:
+            found[part] = -1
+            return
+    found[part] = at - here
+
+
+@_compiled
+def gather(starts, ends, columns, values, row_starts, all_columns, all_values):
+    """Entries of all parts side by side."""
+    at = 0
+    for b in range(len(starts)):
+        row_starts[b] = at
+        for e in range(starts[b], ends[b]):
+            all_columns[at], all_values[at] = columns[e], values[e]
+            at += 1
+    row_starts[len(starts)] = at
+
+
+@_compiled
+def by_column(starts, ends, columns, column_starts, order, rows):
+    """The numbers of all entries, and their rows, column by column."""
+    column_starts[:] = 0
+    for b in range(len(starts)):
+        for e in range(starts[b], ends[b]):
+            column_starts[columns[e] + 1] += 1
+    for j in range(len(column_starts) - 1):
+        column_starts[j + 1] += column_starts[j]
+    for b in range(len(starts)):
+        for e in range(starts[b], ends[b]):
+            at = column_starts[columns[e]]
+            order[at], rows[at] = e, b
+            column_starts[columns[e]] = at + 1
+    for j in range(len(column_starts) - 1, 0, -1):
+        column_starts[j] = column_starts[j - 1]
+    column_starts[0] = 0
+
+
+@_compiled
+def multiply(first, last, part, starts, columns, values, right, out):
+    """``out += V @ right`` for rows first to last of a sparse V."""
+    for b in range(first, last):
+        _add_rows(out[b], values, columns, starts[b], starts[b + 1], right)
+
+
+@_compiled
+def sample(first, last, part, starts, columns, left, right, out):
+    """``left @ right.T`` at the entries of rows first to last."""
+    for b in range(first, last):
+        _dot_rows(out, left[b], columns, starts[b], starts[b + 1], right)
+
+
+@_compiled
+def learn_rows(
+    first, last, part, screened, product, marks, xc, W_enc, limit, allowed, columns, u, starts, ends, found,
+    x, W_dec, b_dec, gate_bias, slope, shift, weights, threshold, auxiliary, to_error, to_sparsity, to_auxiliary,
+    codes, d_codes, d_pi, residual, frozen, sums, sum_x, fired,
+):  # fmt: skip
+    """Forward and backward, down to the entries, of `saelab.sae.fused`: finds them first, as `find` does.
+
+    ``d_codes`` and ``d_pi`` are the loss's gradients with respect to the codes and, leaving out what goes through
+    the codes, to the gate's pre-activations. ``sums`` has L0, the weighted penalty, the squared errors of both
+    reconstructions, x.x and x.e.
+    """
+    zero = x.dtype.type(0)
+    here = part * (allowed + len(limit))
+    at = here
+    n_on, penalty, error, auxiliary_error, xx, xe = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    sum_x[part] = 0
+    for b in range(first, last):
+        start = at
+        at = _find_row(b, screened, product, marks, xc, W_enc, limit, columns, u, at)
+        starts[b], ends[b] = start, at
+        if at - here > allowed:
+            found[part] = -1
+            return
+        for e in range(start, at):
+            j = columns[e]
+            pi = u[e] + gate_bias[j]
+            magnitude = slope[j] * u[e] + shift[j]
+            codes[e] = zero if pi <= threshold or magnitude <= 0 else magnitude
+            d_pi[e] = zero if pi <= 0 else pi
+            penalty += weights[j] * d_pi[e]
+            n_on += codes[e] > 0
+            # A feature that only a raised threshold keeps off still learns: it is not dead.
+            if magnitude > 0 and pi > min(threshold, 0):
+                fired[j] = True
+        r, f = residual[b], frozen[b]
+        for i in range(len(r)):
+            r[i] = b_dec[i] - x[b, i]
+        if auxiliary:
+            for i in range(len(r)):
+                f[i] = b_dec[i] - x[b, i]
+            _add_rows_twice(r, f, codes, d_pi, columns, start, at, W_dec)
+            _dot_rows_twice(d_codes, d_pi, r, f, columns, start, at, W_dec)
+            square = zero
+            for i in range(len(f)):
+                square += f[i] * f[i]
+            auxiliary_error += square
+        else:
+            _add_rows(r, codes, columns, start, at, W_dec)
+            _dot_rows(d_codes, r, columns, start, at, W_dec)
+        for e in range(start, at):
+            d_codes[e] = zero if codes[e] <= 0 else to_error * d_codes[e]
+            through = to_sparsity * weights[columns[e]]
+            if auxiliary:
+                through += to_auxiliary * d_pi[e]
+            d_pi[e] = zero if u[e] + gate_bias[columns[e]] <= 0 else through
+        square, length, along = zero, zero, zero
+        for i in range(len(r)):
+            square += r[i] * r[i]
+            length += x[b, i] * x[b, i]
+            along += x[b, i] * r[i]
+            sum_x[part, i] += x[b, i]
+        error += square
+        xx += length
+        xe += along
+    sums[part, 0], sums[part, 1], sums[part, 2] = n_on, penalty, error
+    sums[part, 3], sums[part, 4], sums[part, 5] = auxiliary_error, xx, xe
+    found[part] = at - here
+
+
+@_compiled
+def learn_features(
+    first, last, part, column_starts, order, rows, u, codes, d_codes, d_pi, gate_bias, slope, to_error, to_frozen,
+    residual, frozen, xc, W_enc, gathered, to_encoder, encoder, decoder, live, d_W_enc, d_W_dec,
+    d_gate, d_slope, d_shift, positive, d_b_dec,
+):  # fmt: skip
+    """Gradients of `saelab.sae.fused` with respect to the features' weights, summed over the batch.
+
+    ``live``: the auxiliary term trains the decoder, too. ``d_b_dec`` gets the share that goes through the encoder.
+    """
+    zero = u.dtype.type(0)
+    d_b_dec[part] = 0
+    for j in range(first, last):
+        start, end = column_starts[j], column_starts[j + 1]
+        g, s, m, p = zero, zero, zero, zero
+        for q in range(start, end):
+            e = order[q]
+            gathered[q] = to_error * codes[e]
+            to_encoder[q] = d_pi[e] + slope[j] * d_codes[e]
+            g += d_pi[e]
+            m += d_codes[e]
+            s += d_codes[e] * u[e]
+            pi = u[e] + gate_bias[j]
+            p += zero if pi <= 0 else pi
+        d_gate[j], d_slope[j], d_shift[j], positive[j] = g, s, m, p
+        if decoder:
+            d_W_dec[j] = 0
+            _add_rows(d_W_dec[j], gathered, rows, start, end, residual)
+            if live:
+                for q in range(start, end):
+                    pi = u[order[q]] + gate_bias[j]
+                    gathered[q] = zero if pi <= 0 else to_frozen * pi
+                _add_rows(d_W_dec[j], gathered, rows, start, end, frozen)
+        if encoder:
+            d_W_enc[j] = 0
+            _add_rows(d_W_enc[j], to_encoder, rows, start, end, xc)
+            for i in range(d_b_dec.shape[1]):
+                d_b_dec[part, i] -= (g + slope[j] * m) * W_enc[j, i]
+
+
+@_compiled
+def adam(first, last, part, weight, gradient, mean, square, beta1, beta2, rate, root, eps, unit):
+    """Adam on rows first to last. ``rate`` and ``root`` hold the bias corrections of mean and square.
+
+    ``beta1`` of 0 leaves ``mean`` alone: it would be the gradient. ``unit``: the rows keep their norm of 1, for which
+    the gradient loses what would change it.
+    """
+    one = weight.dtype.type(1)
+    for j in range(first, last):
+        w, g, m, v = weight[j], gradient[j], mean[j * (beta1 > 0)], square[j]
+        along = weight.dtype.type(0)
+        if unit:
+            length = weight.dtype.type(0)
+            for i in range(len(w)):
+                along += g[i] * w[i]
+                length += w[i] * w[i]
+            along /= length
+        if beta1 > 0:
+            for i in range(len(w)):
+                d = g[i] - along * w[i]
+                m[i] = beta1 * m[i] + (one - beta1) * d
+                v[i] = beta2 * v[i] + (one - beta2) * d * d
+                w[i] -= rate * m[i] / (root * math.sqrt(v[i]) + eps)
+        else:
+            for i in range(len(w)):
+                d = g[i] - along * w[i]
+                v[i] = beta2 * v[i] + (one - beta2) * d * d
+                w[i] -= rate * d / (root * math.sqrt(v[i]) + eps)
+        if unit:
+            length = weight.dtype.type(0)
+            for i in range(len(w)):
+                length += w[i] * w[i]
+            scale = one / math.sqrt(length)
+            for i in range(len(w)):
+                w[i] *= scale
