@@ -34,6 +34,7 @@ from saelab.cli.options import (
 )
 from saelab.cli.output import command_line, print_result, shows_progress, working
 from saelab.data.shards import INDEX, read_index
+from saelab.devices import automatic_device
 from saelab.errors import InputError
 from saelab.files.other_libraries import Format
 from saelab.files.tensor_files import write_atomically
@@ -79,8 +80,7 @@ def _text_of(line: str, where: str) -> str:
 def _load_sae(path: Path, device: str = "auto") -> "saelab.SparseAutoencoder":
     """Load an SAE from its file, the folder of a run, or a folder of another library."""
     run = path / CHECKPOINT
-    where = find_device(device) or torch.accelerator.current_accelerator() or torch.device("cpu")
-    return saelab.load(run if run.is_file() else path, device=where)
+    return saelab.load(run if run.is_file() else path, device=find_device(device) or automatic_device())
 
 
 def harvest(

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
+from saelab.devices import automatic_device
 from saelab.errors import InputError, InputTypeError
 from saelab.quantities import QUANTITIES, Quantity
 from saelab.sae import workers
@@ -226,7 +227,7 @@ class SparseAutoencoder(nn.Module, ABC):
         for knob in self.live_settings:
             setattr(self, knob.name, int(knob.default) if knob.is_whole else knob.default)
         if device == "auto":
-            device = torch.accelerator.current_accelerator() or "cpu"
+            device = automatic_device()
         rows = torch.randn(d_sae, d_in, generator=torch.Generator().manual_seed(seed))
         rows = (rows / rows.norm(dim=1, keepdim=True)).to(device=device, dtype=dtype or torch.get_default_dtype())
         self.W_dec = nn.Parameter(rows)

@@ -72,9 +72,10 @@ def test_wrong_sizes_presets_and_codes_get_a_sentence() -> None:
         GatedSAE(4, 4).decode(torch.ones(2, 5))
 
 
-def test_device_auto_takes_what_the_machine_has() -> None:
-    expected = torch.accelerator.current_accelerator() or torch.device("cpu")
-    assert GatedSAE(4, 4, device="auto").W_enc.device.type == expected.type
+def test_device_auto_takes_the_gpu_that_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda: torch.device("meta"))  # stands for a GPU
+    assert GatedSAE(4, 4, device="auto").W_enc.device.type == "meta"
 
 
 # One's own architecture.
