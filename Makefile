@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST_PYTHON := $(shell sed -n 's/^requires-python = ">=\(.*\)"$$/\1/p' pyproject.toml)
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -24,15 +25,15 @@ help:
 	@echo "make pareto      L0 against loss recovered and gamma, standard, rescale-and-shift and gated"
 	@echo "make probes      the probe table by layer            (both keep their results in build/experiments)"
 	@echo "make site        build the static site in build/site  (make check-site: test it in a browser)"
-	@echo "make lock        resolve requirements.lock again"
+	@echo "make lock        make requirements.lock fit pyproject.toml  (ARGS=--upgrade: and newer versions)"
 	@echo "make benchmarks  run the benchmarks that are read by hand"
 	@echo "make bench-widgets  how fast the widgets respond      (ARGS=\"--soak 10\": their memory over time)"
 	@echo "make check-interchange  exchange SAEs with the real sae-lens and dictionary_learning"
 	@echo "make bench       compare with other libraries        (make bench ARGS=\"--quick --json build/bench.json\")"
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "SAELab needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < tuple(map(int, "$(LOWEST_PYTHON)".split("."))))' || \
+		{ echo "SAELab needs Python $(LOWEST_PYTHON) or newer; name one: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 # One stamp per set of packages; a change of the lock or of pyproject.toml reinstalls. CPU=1 takes torch's CPU build.
@@ -116,11 +117,13 @@ bench: $(VENV)/.installed-dev
 check-interchange: $(VENV)/.installed-dev
 	$(BIN)/python tests/benchmarks/interchange_with_libraries.py $(ARGS)
 
-# torch is named without its build, so one line gives the CPU or the CUDA build, whichever the machine's index has.
+# Resolved for the lowest Python of requires-python, whatever Python runs this. What the lock holds stays, but for pins that
+# cannot; ARGS=--upgrade takes new versions of everything except torch, whose pin is changed by hand.
 lock:
-	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet torch==2.13.0 ".[dev]"
-	build/lock/bin/python -m pip freeze --exclude saelab | sed 's/+cpu$$//' > requirements.lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet uv
+	grep ^torch== requirements.lock | build/lock/bin/uv pip compile --quiet --python-version $(LOWEST_PYTHON) --extra dev \
+		--no-header --no-annotate --constraint - --output-file requirements.lock $(ARGS) pyproject.toml > build/lock/log
 	rm -rf build/lock
 
 clean:

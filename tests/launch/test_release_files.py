@@ -1,5 +1,6 @@
 """The files for citing and building SAELab agree with SAELab itself."""
 
+import importlib.metadata
 import os
 import re
 import tomllib
@@ -9,6 +10,8 @@ from urllib.parse import urlparse
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 import saelab
 
@@ -53,6 +56,20 @@ def test_binder_installs_from_the_lock_and_the_cpu_build_of_its_torch() -> None:
     version = (BINDER / "runtime.txt").read_text(encoding="utf-8").strip().removeprefix("python-")
     oldest = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["requires-python"]
     assert tuple(map(int, version.split("."))) >= tuple(map(int, oldest.removeprefix(">=").split(".")))
+
+
+def test_every_pin_of_the_lock_can_be_installed_on_the_lowest_python_that_is_promised() -> None:
+    promised = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["requires-python"]
+    lowest = Version(promised.removeprefix(">="))  # 3.11 is 3.11.0
+    installed = {item.name.lower().replace("_", "-"): item for item in importlib.metadata.distributions()}
+    n_checked = 0
+    for pin in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines():
+        name, _, version = pin.partition("==")
+        # Another system's packages are not here, and a pin that has just changed is not yet.
+        if name in installed and Version(installed[name].version).public == version:
+            n_checked += 1
+            assert lowest in SpecifierSet(installed[name].metadata["Requires-Python"] or ""), pin
+    assert n_checked > 150, "this environment was not installed from requirements.lock"
 
 
 @pytest.mark.parametrize("name", ["postBuild", "start"])
