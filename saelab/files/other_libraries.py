@@ -8,7 +8,6 @@ dictionary_learning 0.1.0, ``dictionary.py`` and ``utils.py``. The latter wants 
 import copy
 import json
 import math
-import os
 import pickle
 import shutil
 from collections.abc import Callable, Mapping
@@ -20,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from saelab.errors import InputError
-from saelab.files.tensor_files import SAEFileError, check_tensors, open_safetensors
+from saelab.files.tensor_files import SAEFileError, check_tensors, flush_to_disk, open_safetensors
 from saelab.sae.base import ARCHITECTURES, Preset, SparseAutoencoder
 from saelab.sae.declarations import ForeignForm
 
@@ -141,8 +140,7 @@ def write_folder(folder: Path, foreign: "ForeignFormat", config: object, tensors
         (unfinished / foreign.config).write_text(json.dumps(config, indent=1), encoding="utf-8")
         foreign.write(tensors, unfinished / foreign.weights)
         for path in unfinished.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            flush_to_disk(path)
         if folder.exists():
             folder.rmdir()  # fails unless it is still empty
         unfinished.rename(folder)

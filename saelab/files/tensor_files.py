@@ -29,14 +29,19 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     try:
         unfinished.mkdir(parents=True)
         write(unfinished / path.name)
-        with (unfinished / path.name).open("rb") as file:
-            os.fsync(file.fileno())
+        flush_to_disk(unfinished / path.name)
         # The user's default permissions, taken from the folder; safetensors makes files that only their owner can read.
         (unfinished / path.name).chmod(unfinished.stat().st_mode & 0o666)
         (unfinished / path.name).replace(path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return path
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file's content is on the disk."""
+    with path.open("r+b") as file:  # Windows flushes only what is open for writing
+        os.fsync(file.fileno())
 
 
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
@@ -75,11 +80,15 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 
 
 def open_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file; raises `SAEFileError` if it is not one, or is truncated."""
+    """Tensors and metadata of a safetensors file; raises `SAEFileError` if it is not one, or is truncated.
+
+    The tensors are in memory of their own: Windows does not replace a file while a part of it is mapped.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 - not a mapping
+            names = file.keys()
+            return {name: file.get_tensor(name).clone() for name in names}, metadata
     except SafetensorError as error:
         raise SAEFileError(f"{path}: not a complete safetensors file ({error})") from error
 
