@@ -56,7 +56,7 @@ check: $(VENV)/.installed-dev
 # Hugging Face is offline: no test may use the hub.
 test: check
 	$(BIN)/python tests/browser/chromium.py
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -X warn_default_encoding -m pytest $(ARGS)
 
 test-all:
 	$(MAKE) test ARGS="-m '' $(ARGS)"

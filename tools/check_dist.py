@@ -41,7 +41,7 @@ print(f"saelab {saelab.__version__}: FVU {before:.2f} -> {after:.2f} in 60 steps
 
 def run(*words: object, cwd: Path | None = None) -> str:
     """Run a command and return its output; if it fails, exit with what it printed."""
-    done = subprocess.run([str(word) for word in words], cwd=cwd, capture_output=True, text=True, check=False)
+    done = subprocess.run([str(word) for word in words], cwd=cwd, capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         sys.exit(f"Error: {' '.join(map(str, words))}\n{done.stdout}{done.stderr}")
     return done.stdout
@@ -54,7 +54,7 @@ def pythons() -> dict[str, str]:
     found: dict[str, str] = {}
     for path in [sys.executable, *filter(None, on_path), *managed]:
         code = "import sys, venv, ensurepip; print(*sys.version_info[:3])"
-        done = subprocess.run([path, "-c", code], capture_output=True, text=True, check=False)
+        done = subprocess.run([path, "-c", code], capture_output=True, encoding="utf-8", check=False)
         if done.returncode == 0:
             version = tuple(map(int, done.stdout.split()))
             if version >= OLDEST:

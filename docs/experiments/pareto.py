@@ -95,8 +95,8 @@ def recovered(model: Any, hook: str, path: str, texts: Sequence[str]) -> dict[st
     kept = Path(path).with_suffix(".loss.json")
     if not kept.exists():
         measured = saelab.loss_recovered(model, hook, saelab.load(path), texts, progress=False)
-        write_atomically(kept, lambda path: path.write_text(json.dumps(measured.as_dict())))
-    losses: dict[str, float] = json.loads(kept.read_text())
+        write_atomically(kept, lambda path: path.write_text(json.dumps(measured.as_dict()), encoding="utf-8"))
+    losses: dict[str, float] = json.loads(kept.read_text(encoding="utf-8"))
     return losses
 
 

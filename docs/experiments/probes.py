@@ -147,7 +147,7 @@ def main() -> None:
         pictures = ROOT / "docs" / "pictures"
     for path in tables:
         table.to_csv(path.with_suffix(".csv"), index=False)
-        path.with_suffix(".md").write_text(markdown(table))
+        path.with_suffix(".md").write_text(markdown(table), encoding="utf-8")
     # "all" pools the held-out genres; a row of panels for each of the four would say less.
     shown = table[table.held_out.isin(["stratified", "all"])]
     for theme in ("light", "dark"):

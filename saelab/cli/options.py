@@ -72,7 +72,9 @@ def write_configuration(context: typer.Context, folder: Path, **instead: Any) ->
     """Write a configuration that repeats this command to ``folder``; values of ``instead`` replace the command's."""
     values = {field: context.params[name] for field, name in config_fields(context).items()}
     text = json.dumps({"saelab_version": saelab.__version__, **values, **instead}, indent=1, default=str)
-    return write_atomically(folder / f"saelab-{context.info_name}.json", lambda path: path.write_text(text + "\n"))
+    return write_atomically(
+        folder / f"saelab-{context.info_name}.json", lambda path: path.write_text(text + "\n", encoding="utf-8")
+    )
 
 
 # Options and arguments.

@@ -29,7 +29,7 @@ def leave_the_network() -> bool:
         return False
     for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
         with suppress(OSError):  # only the names of user and group depend on these
-            Path("/proc/self", name).write_text(text)
+            Path("/proc/self", name).write_text(text, encoding="utf-8")
     return True
 
 

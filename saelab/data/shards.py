@@ -134,7 +134,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 def write_index(folder: Path, index: Mapping[str, Any]) -> None:
     whole = {"version": FORMAT_VERSION, **index}
     text = json.dumps({**whole, "checksum": _checksum(whole)}, indent=1)
-    write_atomically(folder / INDEX, lambda path: path.write_text(text))
+    write_atomically(folder / INDEX, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def _checksum(index: Mapping[str, Any]) -> int:

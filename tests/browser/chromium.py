@@ -38,7 +38,7 @@ def root_flags() -> list[str]:
 def _playwright_chromium() -> str | None:
     # In a separate process: only one Playwright driver can run at a time, and a test may hold it.
     script = "from playwright.sync_api import sync_playwright as p\nwith p() as pw: print(pw.chromium.executable_path)"
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=False)
     path = result.stdout.strip()
     return path if result.returncode == 0 and Path(path).is_file() else None
 

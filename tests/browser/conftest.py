@@ -137,8 +137,8 @@ def mount(page: Page) -> Mount:
             f'<link rel="stylesheet" href="widget.css"></head><body {attributes}>'
             f'<main id="cell" style="width: {width}px"></main></body></html>'
         )
-        css = (STATIC / f"{name}.css").read_text()
-        script = (STATIC / f"{name}.js").read_text()
+        css = (STATIC / f"{name}.css").read_text(encoding="utf-8")
+        script = (STATIC / f"{name}.js").read_text(encoding="utf-8")
         page.route("http://widget.test/", lambda route: route.fulfill(content_type="text/html", body=html))
         page.route("**/widget.css", lambda route: route.fulfill(content_type="text/css", body=css))
         page.route("**/widget.js*", lambda route: route.fulfill(content_type="text/javascript", body=script))

@@ -43,7 +43,7 @@ def jupyterlab(home: Path, environment: dict[str, str] | None = None) -> Iterato
         "--LabApp.expose_app_in_browser=True",
     ]
     log = home / "log"
-    with log.open("w") as stream:
+    with log.open("w", encoding="utf-8") as stream:
         process = subprocess.Popen(
             [sys.executable, "-m", "saelab", "lab", *options],
             cwd=home,
@@ -59,7 +59,7 @@ def jupyterlab(home: Path, environment: dict[str, str] | None = None) -> Iterato
                 urllib.request.urlopen(f"{address}/api?token={TOKEN}", timeout=1)
                 break
             except (urllib.error.URLError, TimeoutError):
-                assert process.poll() is None and time.monotonic() < end, log.read_text()
+                assert process.poll() is None and time.monotonic() < end, log.read_text(encoding="utf-8")
                 time.sleep(0.2)
         yield address
     finally:

@@ -28,7 +28,7 @@ def clone(tmp_path: Path) -> Path:
 def address(clone: Path, *options: str, code: int = 0) -> str:
     """Run the command on a copy and return what it printed."""
     command = [sys.executable, str(COMMAND), "--root", str(clone), *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == code, done.stderr
     return done.stdout + done.stderr
 
@@ -85,10 +85,12 @@ def test_links_open_each_tutorial_where_it_is(clone: Path) -> None:
             "](data:image/svg+xml;base64," in head.source
             and "](https://colab.research.google.com/assets" not in head.source
         )
-    readme = (clone / "README.md").read_text()
+    readme = (clone / "README.md").read_text(encoding="utf-8")
     assert "mybinder.org/v2/gh/a-school/course/main?urlpath=lab/tree/tutorials/00_start_here.ipynb" in readme
     assert "git clone https://github.com/a-school/course" in readme
-    assert 'repository-code: "https://github.com/a-school/course"' in (clone / "CITATION.cff").read_text()
+    assert 'repository-code: "https://github.com/a-school/course"' in (clone / "CITATION.cff").read_text(
+        encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize("executed", [True, False])
@@ -105,9 +107,9 @@ def test_a_new_tutorial_gets_its_setup_cell_and_keeps_its_outputs(clone: Path, e
     assert [setup.execution_count, old.execution_count] == ([1, 2] if executed else [None, None])
     assert [output.execution_count for output in old.outputs] == ([2] if executed else [])
     nbformat.validate(nbformat.read(path, as_version=4))
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     nbformat.write(nbformat.read(path, as_version=4), path)
-    assert path.read_text() == text  # as `make tutorials` writes it
+    assert path.read_text(encoding="utf-8") == text  # as `make tutorials` writes it
     assert address(clone) == ""
 
 
@@ -120,6 +122,6 @@ def test_what_is_no_address_is_refused_and_nothing_is_written(clone: Path) -> No
 
 def test_every_tutorial_has_one_setup_cell_and_it_is_its_first_code() -> None:
     for path in (ROOT / "tutorials").glob("*.ipynb"):
-        code = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+        code = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
         assert [cell["metadata"].get("tags", []) == ["setup"] for cell in code] == [True] + [False] * (len(code) - 1)
         assert code[0]["outputs"] == []

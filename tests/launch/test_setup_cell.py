@@ -17,7 +17,7 @@ TUTORIALS = Path(__file__).parents[2] / "tutorials"
 @pytest.fixture
 def source() -> str:
     """The setup cell of the first tutorial; the tests of the address check that all tutorials have the same."""
-    cells = json.loads((TUTORIALS / "00_start_here.ipynb").read_text())["cells"]
+    cells = json.loads((TUTORIALS / "00_start_here.ipynb").read_text(encoding="utf-8"))["cells"]
     return "".join(next(cell for cell in cells if cell["id"] == "setup")["source"])
 
 
@@ -113,5 +113,5 @@ for _ in range(2):
     data, metadata = Small()._repr_mimebundle_()
 print(*calls, metadata["application/vnd.jupyter.widget-view+json"]["colab"]["custom_widget_manager"]["url"])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False)
     assert done.stdout == "enabled https://cdn\n", done.stderr

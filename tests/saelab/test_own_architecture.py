@@ -73,7 +73,7 @@ def test_killed_and_resumed_it_ends_bit_by_bit_where_an_undisturbed_run_ends(
 ) -> None:
     own = Path(__file__).parents[1] / "own_architecture.py"
     command = [sys.executable, "-c", KILLED, str(own), str(tmp_path)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
     assert process.stdout is not None and process.stdout.readline() == "now\n"
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL

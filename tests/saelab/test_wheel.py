@@ -32,7 +32,7 @@ def test_wheel_holds_what_it_needs_and_trains_from_an_empty_folder(tmp_path: Pat
     assert tops == {"saelab", "saelab_widgets"}
     assert any(name.endswith(".data/data/share/saelab/tutorials/00_start_here.ipynb") for name in names)
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
     if listed.returncode == 0:  # in a clone: both packages and the tutorials, and not one file else
         assert names_in_wheel(wheel) == expected_in_wheel(listed.stdout.splitlines())
     code = (

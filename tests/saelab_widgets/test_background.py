@@ -184,5 +184,5 @@ a = torch.randn(300, 300)
 {background}
 time.sleep(0.2)
 """
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", timeout=60)
     assert (ended.returncode, ended.stderr) == (0, "")

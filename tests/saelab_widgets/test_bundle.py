@@ -20,7 +20,9 @@ def test_committed_front_end_is_what_its_source_builds(tmp_path: Path) -> None:
     built = tmp_path / "saelab_widgets" / "static"
     built.mkdir(parents=True)
     for command in ("ci", "run check", "test", "run build"):
-        result = subprocess.run([npm, *command.split()], cwd=frontend, capture_output=True, text=True, check=False)
+        result = subprocess.run(
+            [npm, *command.split()], cwd=frontend, capture_output=True, encoding="utf-8", check=False
+        )
         assert result.returncode == 0, f"npm {command}:\n{result.stdout}\n{result.stderr}"
     committed = WIDGETS / "saelab_widgets" / "static"
     assert {path.name for path in built.iterdir()} == {path.name for path in committed.iterdir()}

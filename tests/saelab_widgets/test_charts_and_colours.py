@@ -103,7 +103,7 @@ def test_live_colours_and_those_of_pictures_are_the_same() -> None:
 
 
 def test_the_style_sheet_leaves_the_colours_of_quantities_and_architectures_to_python() -> None:
-    declared = set(re.findall(r"--saelab-([a-z0-9_]+)(?:-ink)?:", THEME.read_text()))
+    declared = set(re.findall(r"--saelab-([a-z0-9_]+)(?:-ink)?:", THEME.read_text(encoding="utf-8")))
     assert "text" in declared and not declared & set(palette())
 
 

@@ -246,7 +246,7 @@ def test_what_the_widgets_send_is_what_the_specifications_say(lab: TrainingLab) 
 
 
 def test_every_colour_that_is_named_is_in_the_palette_or_the_theme(lab: TrainingLab) -> None:
-    theme = set(re.findall(r"--saelab-([\w-]+):", (SOURCES / "theme.css").read_text()))
+    theme = set(re.findall(r"--saelab-([\w-]+):", (SOURCES / "theme.css").read_text(encoding="utf-8")))
     charts = [*lab.charts, *gate_explorer._charts(0.7), shrinkage_explorer._bias_chart()]
     named = {chart["color"] for chart in charts} | {line["color"] for chart in charts for line in chart["others"]}
     named |= {

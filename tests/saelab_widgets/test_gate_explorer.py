@@ -316,7 +316,7 @@ def test_picture_is_a_small_png(explorer: GateExplorer) -> None:
 
 def test_a_saved_page_waits_for_every_curve_and_has_no_path_of_this_machine(tmp_path: Path) -> None:
     explorer = GateExplorer(random_sae(), inputs(), sentiment=sentiment())
-    page = explorer.save_html(tmp_path / "gate.html").read_text()
+    page = explorer.save_html(tmp_path / "gate.html").read_text(encoding="utf-8")
     assert explorer.frame().fvu.notna().all()
     state = json.loads(page.split('id="saelab-state">')[1].split("</script>")[0])
     assert state["kernel"] is False and len(state["shipped_of"]) > 5

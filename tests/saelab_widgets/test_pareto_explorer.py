@@ -269,7 +269,11 @@ def test_where_no_widget_can_run_there_is_a_picture_of_what_is_shown() -> None:
 
 
 def test_a_page_of_its_own_holds_the_sweep(tmp_path: Path) -> None:
-    page = ParetoExplorer(table(note="</script><b>bold</b>")).save_html(tmp_path / "pareto.html").read_text()
+    page = (
+        ParetoExplorer(table(note="</script><b>bold</b>"))
+        .save_html(tmp_path / "pareto.html")
+        .read_text(encoding="utf-8")
+    )
     assert "ParetoExplorer(6 SAEs, fvu against l0)" in page and "</script><b>" not in page
 
 

@@ -206,7 +206,7 @@ def test_where_no_widget_can_run_there_is_a_small_picture(explorer: ShrinkageExp
 def test_its_page_is_one_file_of_less_than_four_megabytes(explorer: ShrinkageExplorer, tmp_path: Path) -> None:
     path = explorer.save_html(tmp_path / "shrinkage.html")
     assert 100_000 < path.stat().st_size < 4_000_000
-    assert '"kernel": false' in path.read_text()
+    assert '"kernel": false' in path.read_text(encoding="utf-8")
 
 
 def test_a_buffer_that_colab_dropped_is_sent_again(

@@ -207,7 +207,7 @@ def test_export_writes_the_sae_the_curves_and_the_settings(
     folder = lab.export(tmp_path / "mine")
     assert torch.equal(saelab.load(folder / "sae.safetensors").W_enc, lab.sae.W_enc)
     assert pd.read_csv(folder / "history.csv").step.iloc[-1] == lab.step
-    settings = json.loads((folder / "settings.json").read_text())
+    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
     assert settings["l1_coefficient"] == 4.0 and settings["seed"] == 0 and settings["step"] == lab.step
     assert str(folder) in lab.status
     lab._receive(lab, {"kind": "export", "id": 1}, [])  # from the page

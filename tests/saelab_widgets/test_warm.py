@@ -63,5 +63,5 @@ def test_warmed_activations_and_snippets_are_those_that_would_be_computed(
 def test_what_is_not_whole_is_computed(cache: Path) -> None:
     folder = materials.warmed_activations(HOOK, N_TOKENS)
     folder.mkdir(parents=True)
-    (folder / "index.json").write_text("{")
+    (folder / "index.json").write_text("{", encoding="utf-8")
     assert len(materials.activations_at("reviews-4l", HOOK, N_TOKENS)) == N_TOKENS

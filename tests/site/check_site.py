@@ -119,7 +119,9 @@ def test_every_link_inside_leads_to_a_page_and_its_anchor_and_nothing_is_loaded_
 def test_no_page_names_a_folder_of_this_machine() -> None:
     names = {str(ROOT), str(Path.home())} - {"/"}
     texts = [path for path in SITE.rglob("*") if path.suffix in (".html", ".js", ".css", ".inv")]
-    assert [path.name for path in texts if any(name in path.read_text(errors="ignore") for name in names)] == []
+    assert [
+        path.name for path in texts if any(name in path.read_text(errors="ignore", encoding="utf-8") for name in names)
+    ] == []
 
 
 def test_pages_show_in_each_look_without_an_error_and_as_wide_as_the_screen(page: Page) -> None:

@@ -25,7 +25,7 @@ def test_every_public_name_is_on_one_page_of_the_reference(module: object) -> No
 
 def test_every_widget_is_in_the_gallery() -> None:
     assert set(gallery.WIDGETS) == set(saelab_widgets.__all__)
-    page = (make_site.HERE / "pages" / "gallery.md").read_text()
+    page = (make_site.HERE / "pages" / "gallery.md").read_text(encoding="utf-8")
     assert [line.split()[-1] for line in page.splitlines() if line.startswith("```{widget}")] == list(gallery.WIDGETS)
 
 
@@ -35,7 +35,9 @@ def test_every_notebook_becomes_a_page_and_keeps_its_outputs(tmp_path: Path, mon
     notebooks = sorted((make_site.ROOT / "tutorials").glob("*.ipynb"))
     assert notebooks
     for path in notebooks:
-        before, after = (json.loads(one.read_text()) for one in (path, tmp_path / "source" / "tutorials" / path.name))
+        before, after = (
+            json.loads(one.read_text(encoding="utf-8")) for one in (path, tmp_path / "source" / "tutorials" / path.name)
+        )
         outputs, kept = ([cell.get("outputs") for cell in notebook["cells"]] for notebook in (before, after))
         assert kept == outputs
     assert {path.name for path in (make_site.ROOT / "docs").glob("*.md")} == {
@@ -74,6 +76,6 @@ def test_links_to_files_outside_the_site_lead_to_the_repository_or_are_words(
 def test_the_address_is_the_one_that_make_address_sets(
     setting: str, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "pyproject.toml").write_text(setting)
+    (tmp_path / "pyproject.toml").write_text(setting, encoding="utf-8")
     monkeypatch.setattr(make_site, "ROOT", tmp_path)
     assert make_site.repository() == address

@@ -37,7 +37,7 @@ def clean(notebook: nbformat.NotebookNode) -> None:
 def peak_memory(pid: int) -> float:
     """Peak resident memory of a process so far, in bytes; NaN if the system does not record it."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except OSError:
         return float("nan")
     return 1024 * float(re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)[0])

@@ -115,10 +115,10 @@ class Instrument(anywidget.AnyWidget):
         state = {name: value for name, value in self.get_state().items() if name not in NOT_THE_WIDGETS_OWN}
         state["kernel"] = False
         parts = {
-            "style": f"<style>{(STATIC / f'{self._front_end()}.css').read_text()}</style>",
-            "script": _json_in_html("saelab-script", (STATIC / f"{self._front_end()}.js").read_text()),
+            "style": f"<style>{(STATIC / f'{self._front_end()}.css').read_text(encoding='utf-8')}</style>",
+            "script": _json_in_html("saelab-script", (STATIC / f"{self._front_end()}.js").read_text(encoding="utf-8")),
             "state": _json_in_html("saelab-state", _without_bytes(state)),
-            "mount": f'<script type="module">{(STATIC / "standalone.js").read_text()}</script>',
+            "mount": f'<script type="module">{(STATIC / "standalone.js").read_text(encoding="utf-8")}</script>',
             "title": html.escape(repr(self)),
         }
         return _PAGE.format(**parts)

@@ -367,7 +367,7 @@ class TrainingLab(Instrument, HasSAE):
             self.frame().to_csv(path / "history.csv", index=False)
             settings = {name: getattr(self, name) for name in (*SETUP, *self.trainer.knobs, "step")}
             settings |= {"d_sae": self._d_sae, "batch_size": BATCH_SIZE, "events": self.events}
-            (path / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
+            (path / "settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
             self.running = was_running
             self.status = f"Saved to {path}: SAE, curves and settings."
         return path

@@ -200,7 +200,7 @@ def main() -> None:
         "training_tokens": n_steps * args.batch_size * CONTEXT, "tokens_in_corpus": len(stream),
         "held_out_reviews": args.held_out, "held_out_tokens": len(held_out), "history": history,
     }  # fmt: skip
-    (args.out / "model" / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
+    (args.out / "model" / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

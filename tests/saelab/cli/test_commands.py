@@ -51,7 +51,7 @@ def sentence(result: Result) -> str:
 
 def config_in(folder: Path) -> dict[str, Any]:
     (path,) = folder.glob("saelab-*.json")
-    found: dict[str, Any] = json.loads(path.read_text())
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 
@@ -63,7 +63,7 @@ def same_weights(a: Path, b: Path) -> bool:
 @pytest.fixture(scope="module")
 def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "texts.jsonl"
-    path.write_text("\n".join(json.dumps({"text": text, "id": i}) for i, text in enumerate(TEXTS)))
+    path.write_text("\n".join(json.dumps({"text": text, "id": i}) for i, text in enumerate(TEXTS)), encoding="utf-8")
     return path
 
 
@@ -202,7 +202,7 @@ def test_a_text_file_holds_a_text_a_line_and_empty_lines_hold_none(
 ) -> None:
     (tmp_path / "a.txt").write_text("A fine film.\n\n  \nA café\u2028of a film.\n", encoding="utf-8-sig")
     assert commands.read_text(str(tmp_path / "a.txt")) == ["A fine film.", "A café\u2028of a film."]
-    (tmp_path / "a.jsonl").write_text('{"text": "One\\ntwo."}\n\n{"text": "Three.", "label": 1}')
+    (tmp_path / "a.jsonl").write_text('{"text": "One\\ntwo."}\n\n{"text": "Three.", "label": 1}', encoding="utf-8")
     assert commands.read_text(str(tmp_path / "a.jsonl")) == ["One\ntwo.", "Three."]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "reviews-4l").mkdir()  # a folder of that name is none of its business
@@ -367,7 +367,7 @@ def test_an_option_given_wins_over_the_configuration_which_wins_over_the_default
     harvested: Path, tmp_path: Path
 ) -> None:
     config = {"store": str(harvested), "folder": str(tmp_path / "run"), "n_steps": 3, "d_sae": 16, "batch_size": 32}
-    (tmp_path / "c.json").write_text(json.dumps({**config, "ablation": ["no_r_mag"], "lr": None}))
+    (tmp_path / "c.json").write_text(json.dumps({**config, "ablation": ["no_r_mag"], "lr": None}), encoding="utf-8")
     found = document("train", "--config", tmp_path / "c.json", "--n-steps", 2, "--ablation", "no_auxiliary")
     assert found["step"] == 2 and found["d_sae"] == 16
     kept = config_in(tmp_path / "run")
@@ -393,12 +393,12 @@ def test_a_configuration_that_is_not_understood_is_wrong_usage(
     tmp_path: Path, words: tuple[object, ...], content: str | None, message: str
 ) -> None:
     if content is not None:
-        (tmp_path / "c.json").write_text(content)
+        (tmp_path / "c.json").write_text(content, encoding="utf-8")
     assert message in sentence(run(*words, "--config", tmp_path / "c.json", code=2))
 
 
 def test_a_configuration_by_another_version_is_noted(harvested: Path, tmp_path: Path) -> None:
-    (tmp_path / "c.json").write_text('{"saelab_version": "0.0.1"}')
+    (tmp_path / "c.json").write_text('{"saelab_version": "0.0.1"}', encoding="utf-8")
     result = run("train", harvested, tmp_path / "run", *TINY, "--config", tmp_path / "c.json", "--json")
     assert "is by saelab 0.0.1" in sentence(result)
     assert json.loads(result.stdout)["step"] == 12
@@ -678,7 +678,9 @@ def test_what_libraries_print_does_not_disturb_the_json(
 def test_as_a_module_it_is_a_program_whose_stdout_is_the_result_alone(harvested: Path, tmp_path: Path) -> None:
     def start(*words: object) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "saelab", *map(str, words)]
-        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
 
     done = start("train", harvested, tmp_path / "run", *TINY, "--json")
     assert done.returncode == 0, done.stderr
@@ -702,5 +704,5 @@ def test_another_model_goes_all_the_way_from_harvest_to_export(
     recovered = found["loss_recovered"]
     assert recovered["clean"] > 0 and recovered["n_tokens"] <= 4 * 15
     document("export", tmp_path / "run", tmp_path / "out", "--format", "sae_lens")
-    config = json.loads((tmp_path / "out" / "cfg.json").read_text())
+    config = json.loads((tmp_path / "out" / "cfg.json").read_text(encoding="utf-8"))
     assert config["metadata"]["hook_name"] == "blocks.0.hook_resid_post"

@@ -60,7 +60,7 @@ def write(path: Path, cells: Sequence[Cell], tutorial: str | None = "00_test") -
             for source, tag in cells
         ],
     }
-    path.write_text(json.dumps(notebook))
+    path.write_text(json.dumps(notebook), encoding="utf-8")
     return path
 
 
@@ -153,7 +153,7 @@ def test_children_of_a_submission_end_with_it(folder: Path, graded: Graded, tmp_
     )
     write(folder / "a.ipynb", [(spawn, ""), RIGHT_L0, RIGHT_GAMMA])
     assert states(graded(), "a.ipynb") == ["passed", "passed"]
-    child = int(mark.read_text())
+    child = int(mark.read_text(encoding="utf-8"))
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
@@ -182,7 +182,7 @@ def test_there_is_no_network_for_a_submission_nor_for_its_children(
         hint = rows["a.ipynb", "relative_reconstruction_bias"].hint
         assert hint.count("PermissionError: there is no network while a submission is graded") == 2
         if has_namespaces():
-            assert child.read_text() == "1"
+            assert child.read_text(encoding="utf-8") == "1"
             with pytest.raises(TimeoutError):
                 server.accept()
 
@@ -200,10 +200,10 @@ def test_a_submission_runs_in_a_folder_of_its_own_as_ipython_runs_it(folder: Pat
 
 
 def test_what_is_no_notebook_or_of_no_tutorial_says_so(folder: Path, graded: Graded) -> None:
-    (folder / "broken.ipynb").write_text('{"cells": [')
-    (folder / "list.ipynb").write_text("[]")
+    (folder / "broken.ipynb").write_text('{"cells": [', encoding="utf-8")
+    (folder / "list.ipynb").write_text("[]", encoding="utf-8")
     (folder / "bytes.ipynb").write_bytes(b"\xff\xfe\x00")
-    (folder / "old.ipynb").write_text('{"nbformat": 3, "worksheets": []}')
+    (folder / "old.ipynb").write_text('{"nbformat": 3, "worksheets": []}', encoding="utf-8")
     write(folder / "unknown.ipynb", [RIGHT_L0], tutorial="09_nothing")
     write(folder / "eva_01_other_final.ipynb", [RIGHT_L0], tutorial=None)
     write(folder / ".ipynb_checkpoints" / "00_test-checkpoint.ipynb", [RIGHT_L0])
@@ -235,13 +235,13 @@ def test_the_command_writes_a_table_says_points_and_goes_on(
     words = ("grade", folder, "--tutorials", tutorials, "--timeout", 60)
     result = run(*words)
     assert "ada.ipynb  1 of 2  (1 open)" in result.stdout and "[1/1] ada.ipynb" in result.stderr
-    with Path("grades.csv").open() as file:
+    with Path("grades.csv").open(encoding="utf-8") as file:
         table = list(csv.DictReader(file))
     assert list(table[0]) == ["submission", "tutorial", "exercise", "state", "seen", "expected", "hint"]
     assert [row["state"] for row in table] == ["passed", "open"]
     assert "is there already" in run(*words, code=1).stderr
 
-    (folder / "bob.ipynb").write_text("")
+    (folder / "bob.ipynb").write_text("", encoding="utf-8")
     write(folder / "ada.ipynb", [])  # graded, so not looked at again
     document = json.loads(run(*words, "--resume", "--json").stdout)
     assert document["submissions"] == [
@@ -250,7 +250,7 @@ def test_the_command_writes_a_table_says_points_and_goes_on(
     ]
     assert [row["submission"] for row in document["rows"]] == ["ada.ipynb", "ada.ipynb", "bob.ipynb"]
     assert len(grading.read_rows(Path("grades.csv"))) == 3
-    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n", encoding="utf-8")
     assert "no table of grades" in run(*words, "--resume", "--output", "other.csv", code=1).stderr
 
 
@@ -260,7 +260,7 @@ def test_nothing_is_lost_and_no_process_is_left_when_it_is_interrupted(
     write(folder / "a.ipynb", [RIGHT_L0, RIGHT_GAMMA])
     write(folder / "b.ipynb", [("import time; time.sleep(600)", "")])
     command = [sys.executable, "-m", "saelab", "grade", str(folder), "--tutorials", str(tutorials)]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, encoding="utf-8")
     assert process.stderr is not None
     assert "[1/2] a.ipynb  2 of 2" in process.stderr.readline()
     time.sleep(1)
@@ -288,7 +288,7 @@ def test_what_is_missing_is_said_before_anything_runs(
 
 def test_a_handout_has_no_solutions_and_no_outputs(tutorials: Path, tmp_path: Path) -> None:
     path = tutorials / "00_test.ipynb"
-    notebook = json.loads(path.read_text())
+    notebook = json.loads(path.read_text(encoding="utf-8"))
     solution = "<details><summary>Solution</summary>\n\n```python\nmy_l0 = 3\n```\n\nSo.\n</details>"
     hint = "<details><summary>A hint</summary>\n\nCount.\n</details>"
     notebook["cells"][1] |= {
@@ -299,7 +299,7 @@ def test_a_handout_has_no_solutions_and_no_outputs(tutorials: Path, tmp_path: Pa
         {"cell_type": "markdown", "metadata": {}, "source": [line]}
         for line in (solution, f"Before.\n\n{solution}", hint)
     ]
-    path.write_text(json.dumps(notebook))
+    path.write_text(json.dumps(notebook), encoding="utf-8")
     result = run("handout", tmp_path / "course", "--tutorials", tutorials)
     assert "00_test.ipynb" in result.stdout and "01_other.ipynb" in result.stdout
     handed = notebooks.read_notebook(tmp_path / "course" / "00_test.ipynb")

@@ -25,8 +25,8 @@ def test_embedded_model_is_a_bridge_that_predicts_reviews_better_than_chance(mod
 
 
 def test_model_folder_holds_what_hugging_face_needs_and_the_recipe() -> None:
-    recipe = json.loads((EMBEDDED_FOLDER / "recipe.json").read_text())
-    card = (EMBEDDED_FOLDER / "README.md").read_text()
+    recipe = json.loads((EMBEDDED_FOLDER / "recipe.json").read_text(encoding="utf-8"))
+    card = (EMBEDDED_FOLDER / "README.md").read_text(encoding="utf-8")
     assert f"{recipe['history'][-1]['held_out_loss']:.2f} nats" in card
 
 

@@ -140,7 +140,7 @@ def test_a_model_that_was_trained_further_under_the_same_name_is_another(tmp_pat
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(model: Any, tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("years of work")
+    (tmp_path / "thesis.tex").write_text("years of work", encoding="utf-8")
     with pytest.raises(FileExistsError, match="is not an activation store"):
         saelab.harvest(model, HOOKS[0], TEXTS[:1], store=tmp_path, progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
@@ -169,7 +169,7 @@ saelab.harvest_many(model, sys.argv[2:], saelab.load_text()[:40], store=sys.argv
 def test_a_harvest_killed_at_random_moments_ends_as_an_undisturbed_one(model: Any, tmp_path: Path) -> None:
     def start(folder: Path) -> "subprocess.Popen[str]":
         command = [sys.executable, "-c", KILLED, str(folder), *HOOKS]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         return process
@@ -279,8 +279,8 @@ def test_a_newer_store_and_a_hook_that_is_not_in_it_get_a_sentence(intact: Path,
     with pytest.raises(ValueError, match=r"holds activations of blocks\.0\.hook_resid_post, blocks.*name one as hook"):
         ActivationStore.open(intact)
     folder = shutil.copytree(intact, tmp_path / "newer")
-    text = (folder / "index.json").read_text().replace('"version": 1', '"version": 2')
-    (folder / "index.json").write_text(text)
+    text = (folder / "index.json").read_text(encoding="utf-8").replace('"version": 1', '"version": 2')
+    (folder / "index.json").write_text(text, encoding="utf-8")
     with pytest.raises(StoreError, match="version 2, but this SAELab reads up to 1; install a newer one"):
         ActivationStore.open(folder, HOOKS[0])
 
@@ -418,7 +418,7 @@ def test_a_store_is_read_through_in_much_less_memory_than_it_takes(tmp_path: Pat
         writer.add({"x": torch.ones(1024, 1024)})
     writer.finish()
     command = [sys.executable, "-c", LARGE, str(tmp_path)]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    run = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
     total, grown = map(float, run.stdout.split())
     assert total == n  # every row, once
     assert grown < 100  # MiB at its height, of 384 that were read

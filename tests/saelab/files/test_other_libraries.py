@@ -56,14 +56,16 @@ def sae_lens_folder(folder: Path, tensors: dict[str, Tensor], **settings: object
         "apply_b_dec_to_input": True, "normalize_activations": "none", "reshape_activations": "none",
         "metadata": {"sae_lens_version": "6.54.12", "model_name": "gpt2"}, **settings,
     }  # fmt: skip
-    (folder / "cfg.json").write_text(json.dumps(config))
+    (folder / "cfg.json").write_text(json.dumps(config), encoding="utf-8")
     save_file(tensors, folder / "sae_weights.safetensors")
     return folder
 
 
 def dictionary_learning_folder(folder: Path, dict_class: str, state: object) -> Path:
     folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"trainer": {"dict_class": dict_class, "layer": 3}, "buffer": {}}))
+    (folder / "config.json").write_text(
+        json.dumps({"trainer": {"dict_class": dict_class, "layer": 3}, "buffer": {}}), encoding="utf-8"
+    )
     torch.save(state, folder / "ae.pt")
     return folder
 
@@ -98,11 +100,13 @@ def dictionary_learning_computes(dict_class: str, w: dict[str, Tensor], x: Tenso
 def its_library_computes(folder: Path, x: Tensor) -> Outputs:
     if (folder / "cfg.json").exists():
         return sae_lens_computes(
-            json.loads((folder / "cfg.json").read_text()), load_file(folder / "sae_weights.safetensors"), x
+            json.loads((folder / "cfg.json").read_text(encoding="utf-8")),
+            load_file(folder / "sae_weights.safetensors"),
+            x,
         )
     state = torch.load(folder / "ae.pt", weights_only=True)
     return dictionary_learning_computes(
-        json.loads((folder / "config.json").read_text())["trainer"]["dict_class"], state, x
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))["trainer"]["dict_class"], state, x
     )
 
 
@@ -197,7 +201,7 @@ def test_sae_lens_finds_its_fields_and_contiguous_tensors(tmp_path: Path) -> Non
     metadata = {"model_name": "gpt2", "hook_name": "blocks.2.hook_resid_post"}
     folder = export(randomized(GatedSAE(D_IN, D_SAE)), tmp_path / "a" / "out", "sae_lens", metadata=metadata)
     assert sorted(path.name for path in folder.iterdir()) == ["cfg.json", "sae_weights.safetensors"]
-    assert json.loads((folder / "cfg.json").read_text()) == {
+    assert json.loads((folder / "cfg.json").read_text(encoding="utf-8")) == {
         "architecture": "gated", "d_in": D_IN, "d_sae": D_SAE, "dtype": "float32", "device": "cpu",
         "apply_b_dec_to_input": True, "normalize_activations": "none", "reshape_activations": "none",
         "metadata": {"sae_lens_version": "6.0.0", **metadata},
@@ -217,7 +221,7 @@ def test_dictionary_learning_finds_its_class_its_tensors_and_a_normalised_decode
     folder = export(sae, tmp_path / "out", "dictionary_learning", metadata={"lm_name": "gpt2", "layer": 2})
     assert sorted(path.name for path in folder.iterdir()) == ["ae.pt", "config.json"]
     trainer = {"dict_class": "AutoEncoder", "activation_dim": D_IN, "dict_size": D_SAE, "lm_name": "gpt2", "layer": 2}
-    assert json.loads((folder / "config.json").read_text()) == {"trainer": trainer, "buffer": {}}
+    assert json.loads((folder / "config.json").read_text(encoding="utf-8")) == {"trainer": trainer, "buffer": {}}
     state = torch.load(folder / "ae.pt", weights_only=True)
     assert {name: tuple(tensor.shape) for name, tensor in state.items()} == {
         "bias": (D_IN,), "encoder.weight": (D_SAE, D_IN), "encoder.bias": (D_SAE,), "decoder.weight": (D_IN, D_SAE),
@@ -281,7 +285,7 @@ def test_sae_lens_folders_from_before_version_6_load(tmp_path: Path, x: Tensor) 
     folder = sae_lens_folder(tmp_path, {**tensors, "scaling_factor": torch.ones(D_SAE)})
 
     def written(**changes: object) -> Path:
-        (folder / "cfg.json").write_text(json.dumps({**legacy, **changes}))
+        (folder / "cfg.json").write_text(json.dumps({**legacy, **changes}), encoding="utf-8")
         return folder
 
     assert_outputs(
@@ -349,10 +353,10 @@ def test_a_sae_lens_folder_that_is_damaged_says_which_file_and_what(tmp_path: Pa
     config.write_bytes(config.read_bytes()[:40])
     with pytest.raises(SAEFileError, match="cfg.json: not whole JSON"):
         load(folder)
-    config.write_text("[" * 100_000)
+    config.write_text("[" * 100_000, encoding="utf-8")
     with pytest.raises(SAEFileError, match="cfg.json: not whole JSON"):
         load(folder)
-    config.write_text("[1]")
+    config.write_text("[1]", encoding="utf-8")
     with pytest.raises(SAEFileError, match="cfg.json: holds no fields but a list"):
         load(folder)
 
@@ -404,7 +408,7 @@ def test_a_dictionary_learning_folder_that_is_wrong_says_which_file_and_what(tmp
         ('{"model_type": "gpt2"}', "field 'trainer.dict_class' is None"),
         ('{"trainer": {"dict', "not whole JSON"),
     ):
-        (folder / "config.json").write_text(config)
+        (folder / "config.json").write_text(config, encoding="utf-8")
         with pytest.raises(SAEFileError, match=f"config.json: {message}"):
             load(folder)
 
@@ -457,7 +461,7 @@ def test_export_writes_over_no_folder_but_an_empty_one_and_appears_whole(
     sae, folder = randomized(GatedSAE(D_IN, D_SAE)), tmp_path / "out"
     killed = tmp_path / ".out.unfinished"
     killed.mkdir()
-    (killed / "half").write_text("of a write that was killed")
+    (killed / "half").write_text("of a write that was killed", encoding="utf-8")
     folder.mkdir()
     export(sae, folder, format)
     assert [path.name for path in tmp_path.iterdir()] == ["out"] and len(list(folder.iterdir())) == 2

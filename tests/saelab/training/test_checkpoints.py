@@ -132,7 +132,7 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_by_bit_where_an_undisturb
 
     def start() -> "tuple[subprocess.Popen[str], int]":
         command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")
         assert process.stdout is not None
         return process, int(process.stdout.readline())
 

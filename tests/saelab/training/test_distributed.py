@@ -68,7 +68,7 @@ def launch(*what: object, **options: Any) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     command += ["--num_machines", "1", "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([*command, *map(str, what)], env=environment, text=True, **options)
+    return subprocess.Popen([*command, *map(str, what)], env=environment, encoding="utf-8", **options)
 
 
 def launched(*what: object) -> str:
@@ -101,7 +101,7 @@ def test_two_processes_train_the_sae_of_one_each_on_rows_of_its_own(
     folder: Path, tmp_path: Path, one_thread: None
 ) -> None:
     script = tmp_path / "worker.py"
-    script.write_text(WORKER)
+    script.write_text(WORKER, encoding="utf-8")
     output = launched(script, folder, tmp_path / "two", repr({**RESAMPLED, "knobs": {"l1_coefficient": 40}}))
     config = saelab.TrainingConfig(**RESAMPLED)  # type: ignore[arg-type]
     store = ActivationStore.open(folder)
@@ -132,7 +132,7 @@ def test_a_killed_worker_or_a_told_launcher_ends_the_run_with_a_checkpoint_to_go
     folder: Path, tmp_path: Path, one_thread: None, stopped_by: signal.Signals
 ) -> None:
     script, run = tmp_path / "worker.py", tmp_path / "run"
-    script.write_text(WORKER)
+    script.write_text(WORKER, encoding="utf-8")
     config = {"n_steps": 5000, "batch_size": 300, "checkpoint_every": 10}
     process = launch(script, folder, run, repr(config), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     deadline = time.monotonic() + 60
