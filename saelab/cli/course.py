@@ -1,5 +1,6 @@
 """Commands for a course: grade and handout."""
 
+import platform
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +14,10 @@ from saelab.cli.output import print_result, working
 from saelab.course import grading
 from saelab.course.handout import handout as copy_tutorials
 
+ONLY_PYTHON = (
+    "Note: on this system only Python keeps a submission from the network, and not the other programs that it starts; "
+    "grade submissions from strangers in a container."
+)
 OriginalsOption = Annotated[
     Path | None,
     typer.Option(
@@ -48,6 +53,8 @@ def grade(
             jobs=jobs,
             done={row.submission for row in rows},
         )
+        if platform.system() != "Linux":
+            typer.echo(ONLY_PYTHON, err=True)
         n_all, n_done = len(grading.submissions(folder)), len({row.submission for row in rows})
         with grading.table(output, rows) as add, closing(graded):
             for found in graded:

@@ -4,6 +4,8 @@ import importlib.metadata
 import importlib.util
 import os
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -54,4 +56,20 @@ def lab(context: typer.Context) -> None:
     os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(
         filter(None, [os.environ.get("JUPYTER_CONFIG_PATH"), str(JUPYTER_DEFAULTS)])
     )
-    os.execv(sys.executable, [sys.executable, "-m", "jupyter", "lab", *options, *context.args])
+    raise typer.Exit(run_in_this_terminal([sys.executable, "-m", "jupyter", "lab", *options, *context.args]))
+
+
+def run_in_this_terminal(command: list[str]) -> int:
+    """Run a command in this terminal and return its exit code. Ctrl-C is left to it, as JupyterLab asks before it ends.
+
+    Not `os.execv`, which on Windows splits arguments at spaces and ends this process while JupyterLab still runs.
+    """
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # JupyterLab would inherit SIG_IGN
+    try:
+        process = subprocess.Popen(command)
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        code = process.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return code if code >= 0 else 128 - code

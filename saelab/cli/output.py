@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -26,8 +27,9 @@ def working(how_to_go_on: str = "Nothing was written.") -> Iterator[None]:
 
 
 def command_line(*words: object) -> str:
-    """Quote a saelab command so that a user can paste it into a shell."""
-    return shlex.join(["saelab", *map(str, words)])
+    """Quote a saelab command so that a user can paste it into this system's shell."""
+    command = ["saelab", *map(str, words)]
+    return subprocess.list2cmdline(command) if sys.platform == "win32" else shlex.join(command)
 
 
 def shows_progress() -> bool:

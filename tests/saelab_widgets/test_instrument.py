@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -97,6 +98,24 @@ def test_a_cell_that_is_run_again_closes_what_its_earlier_run_made(monkeypatch: 
     again = Small()
     assert first.comm is None and beside.comm is None
     assert elsewhere.comm is not None and again.comm is not None
+
+
+@pytest.mark.parametrize("metadata", [{}, {"cellId": None}])
+def test_a_cell_without_an_identifier_is_known_by_its_code(
+    metadata: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nbclassic sends none."""
+
+    def run_cell(code: str, message: str) -> Small:
+        parent = {"metadata": metadata, "header": {"msg_id": message}, "content": {"code": code}}
+        shell = SimpleNamespace(get_parent=lambda: parent)
+        monkeypatch.setattr("IPython.core.getipython.get_ipython", lambda: shell)
+        return Small()
+
+    first, other = run_cell("lab = Small()", "run-1"), run_cell("other = Small()", "run-2")
+    again = run_cell("lab = Small()", "run-3")
+    assert first.comm is None
+    assert other.comm is not None and again.comm is not None
 
 
 def test_outside_of_a_notebook_nothing_is_closed() -> None:

@@ -162,10 +162,13 @@ def _without_bytes(value: Any) -> Any:
 
 
 def _cell_and_run() -> tuple[str | None, str]:
-    """Which cell of a notebook is running, and which run of it this is; None outside of a notebook."""
+    """Which cell of a notebook is running, and which run of it this is; None outside of a notebook.
+
+    A cell is known by its identifier or, where the front end sends none (nbclassic), by its code.
+    """
     from IPython.core.getipython import get_ipython
 
     get_parent = getattr(get_ipython(), "get_parent", None)
     parent = get_parent() if get_parent is not None else {}
-    cell = parent.get("metadata", {}).get("cellId")
+    cell = parent.get("metadata", {}).get("cellId") or parent.get("content", {}).get("code")
     return cell, parent.get("header", {}).get("msg_id", "")

@@ -19,7 +19,7 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 import saelab
-from saelab.cli import commands, options
+from saelab.cli import commands, options, output
 from saelab.cli.app import app
 from saelab.data import activations, shards
 from saelab.files import other_libraries
@@ -673,6 +673,17 @@ def test_what_libraries_print_does_not_disturb_the_json(
     result = run("evaluate", trained, harvested, "--json")
     assert json.loads(result.stdout)["metrics"]
     assert "loading ..." in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("system", "shown"),
+    [("linux", "saelab train 'my store' C"), ("win32", 'saelab train "my store" C')],
+)
+def test_a_command_to_go_on_with_is_quoted_for_the_systems_shell(
+    system: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.platform", system)
+    assert output.command_line("train", Path("my store"), "C") == shown
 
 
 def test_as_a_module_it_is_a_program_whose_stdout_is_the_result_alone(harvested: Path, tmp_path: Path) -> None:

@@ -262,7 +262,7 @@ def test_nothing_is_lost_and_no_process_is_left_when_it_is_interrupted(
     command = [sys.executable, "-m", "saelab", "grade", str(folder), "--tutorials", str(tutorials)]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, encoding="utf-8")
     assert process.stderr is not None
-    assert "[1/2] a.ipynb  2 of 2" in process.stderr.readline()
+    assert "[1/2] a.ipynb  2 of 2" in next(line for line in process.stderr if not line.startswith("Note"))
     time.sleep(1)
     workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
@@ -270,6 +270,16 @@ def test_nothing_is_lost_and_no_process_is_left_when_it_is_interrupted(
     assert "--resume goes on" in process.stderr.read()
     assert [row.state for row in grading.read_rows(tmp_path / "grades.csv")] == ["passed", "passed"]
     assert workers and not any(worker.is_running() for worker in workers)
+
+
+@pytest.mark.parametrize(("system", "noted"), [("Linux", False), ("Darwin", True), ("Windows", True)])
+def test_where_other_programs_can_reach_the_network_grade_says_so(
+    system: str, noted: bool, folder: Path, tutorials: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "empty.ipynb").write_text("", encoding="utf-8")
+    monkeypatch.setattr("platform.system", lambda: system)
+    words = ("grade", folder, "--tutorials", tutorials, "--output", tmp_path / "grades.csv")
+    assert ("only Python keeps a submission from the network" in run(*words).stderr) == noted
 
 
 def test_what_is_missing_is_said_before_anything_runs(
