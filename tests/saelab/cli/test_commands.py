@@ -271,7 +271,7 @@ def test_an_interrupted_training_says_how_to_go_on_and_resume_ends_with_the_same
 
     def interrupted(self: saelab.Trainer) -> saelab.TrainingRecord:
         if self.n_steps_done == 4:
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
         return step(self)
 
     with monkeypatch.context() as patch:
@@ -448,7 +448,7 @@ def test_an_interrupted_sweep_goes_on_when_the_command_is_given_again(
         nonlocal n_calls
         n_calls += 1
         if n_calls == 12 + 5:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return step(self)
 
     monkeypatch.setattr(saelab.Trainer, "step", interrupted)

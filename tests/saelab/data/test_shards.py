@@ -2,7 +2,6 @@
 
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -184,8 +183,8 @@ def test_a_harvest_killed_at_random_moments_ends_as_an_undisturbed_one(model: An
         while len(list(killed.glob("*.safetensors"))) < until and process.poll() is None:
             time.sleep(0.001)
         time.sleep(moments.random() * 0.05)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL  # it was still at work
+        process.kill()
+        assert process.wait() != 0  # it was still at work
         n_shards.append(len(list(killed.glob("*.safetensors"))))
         with pytest.raises(StoreError, match="stopped before it finished"):
             ActivationStore.open(killed, HOOKS[0])
@@ -411,6 +410,7 @@ print(total, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 102
 """
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads ru_maxrss, which is in KiB on Linux only")
 def test_a_store_is_read_through_in_much_less_memory_than_it_takes(tmp_path: Path) -> None:
     n = 96 * 1024  # 384 MiB
     writer = ShardWriter(tmp_path, {"what": "a test"})

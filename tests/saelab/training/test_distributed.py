@@ -17,6 +17,9 @@ import saelab
 from saelab.data.activations import ActivationStore
 from saelab.training.checkpoints import CHECKPOINT
 
+if sys.platform == "win32":
+    pytest.skip("accelerate starts no processes with gloo there", allow_module_level=True)
+
 HOOK = "blocks.1.hook_resid_post"
 TOLERANCE = 1e-5
 """Of a weight after 40 steps, resampling among them: processes add up gradients in another order than one does."""

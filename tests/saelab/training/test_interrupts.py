@@ -1,6 +1,5 @@
 """Interrupts wait for the step, and nothing is lost."""
 
-import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +27,7 @@ def test_an_interrupt_waits_for_the_step_and_run_goes_on_from_there() -> None:
     whole, parts = GatedSAE(16, 64), GatedSAE(16, 64)
     Trainer(whole, X, CONFIG).run(progress=False)
     trainer = Trainer(parts, X, CONFIG)
-    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    timer = threading.Timer(0.1, signal.raise_signal, (signal.SIGINT,))
     timer.start()
     with pytest.raises(KeyboardInterrupt, match=r"after step \d+; run\(\) goes on"):
         trainer.run(progress=False)
@@ -49,7 +48,7 @@ def test_only_the_first_of_each_signal_is_held() -> None:
 
 def test_being_told_to_terminate_ends_the_process_after_the_step() -> None:
     trainer = Trainer(StandardSAE(16, 64), X, CONFIG)
-    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM))
+    timer = threading.Timer(0.1, signal.raise_signal, (signal.SIGTERM,))
     timer.start()
     with pytest.raises(SystemExit) as ended:
         trainer.run(progress=False)
