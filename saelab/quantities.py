@@ -212,6 +212,15 @@ def _ratio(numerator: Number, denominator: Number, is_defined: bool | Tensor) ->
     return numerator / denominator if is_defined else math.nan
 
 
+def where_float64_is(values: Tensor) -> Tensor:
+    """``values``, moved to the CPU where their device has no float64, in which sums are pooled: Apple's GPUs."""
+    try:
+        values.new_empty(0, dtype=torch.float64)
+    except TypeError:
+        return values.cpu()
+    return values
+
+
 def as_table(values: Mapping[str, float], style: str, meanings: Mapping[str, str] | None = None) -> str:
     """Lines of name, value and meaning, in columns.
 

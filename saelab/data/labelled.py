@@ -87,7 +87,7 @@ class LabelledSet:
         codes = torch.zeros(len(self.x), sae.d_sae, dtype=self.x.dtype)
         for first in range(0, len(tokens), batch_size):
             batch = slice(first, first + batch_size)
-            codes.index_add_(0, text_indices[batch], sae.encode(tokens[batch].to(sae.W_enc)).to(codes))
+            codes.index_add_(0, text_indices[batch], sae.encode(tokens[batch].to(sae.W_enc)).cpu().to(codes))
         return replace(self, x=codes / _counts(text_indices[:], len(codes)), store=None)
 
     def split(self, test_size: float = 0.25, seed: int = 0) -> LabelledSplit:

@@ -111,7 +111,8 @@ def superposition(
     for name, share in (("correlated", correlated), ("noise", noise)):
         if not 0 <= share < 1:
             raise InputError(f"{name} must lie in [0, 1), not {share}")
-    probabilities = torch.as_tensor(density, dtype=torch.float64).detach().cpu()
+    given = density.detach().cpu() if isinstance(density, Tensor) else density
+    probabilities = torch.as_tensor(given, dtype=torch.float64)
     if probabilities.ndim == 0:
         probabilities = probabilities.expand(n_features)
     if probabilities.shape != (n_features,):

@@ -18,15 +18,24 @@ from saelab.data.activations import ActivationStore
 from saelab.data.batches import Activations
 from saelab.data.shards import StoredRows
 from saelab.errors import InputError
-from saelab.quantities import QUANTITIES, as_line, as_table, fvu, gamma, gamma_v1, norm_ratio, projection
+from saelab.quantities import (
+    QUANTITIES,
+    as_line,
+    as_table,
+    fvu,
+    gamma,
+    gamma_v1,
+    norm_ratio,
+    projection,
+    where_float64_is,
+)
 from saelab.sae.base import SparseAutoencoder, check_activations
 
 BiasFormula = Literal["corrected", "v1", "projection", "norm_ratio"]
 
 
 def _rows(values: Tensor) -> Tensor:
-    rows = values.detach().reshape(-1, values.shape[-1])
-    return rows.cpu() if rows.device.type == "mps" else rows  # MPS has no float64
+    return where_float64_is(values.detach().reshape(-1, values.shape[-1]))
 
 
 class _Pooled:
@@ -438,5 +447,5 @@ def feature_shrinkage(
     on = (true[:, found] > 0) * learned[:, matching[found]]
     recovered[found] = on.sum(dim=0, dtype=torch.float64)
     if decoder_norms is not None:
-        recovered[found] *= decoder_norms.to(recovered)[matching[found]]
+        recovered[found] *= decoder_norms.to(recovered.device).to(recovered)[matching[found]]
     return recovered / true.sum(dim=0, dtype=torch.float64)

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from saelab.data.hooks import check_at_hook, check_hook, check_texts, context_length, hook_batches, is_special
 from saelab.errors import InputError, InputTypeError
-from saelab.quantities import as_line, as_table
+from saelab.quantities import as_line, as_table, where_float64_is
 from saelab.sae.base import SparseAutoencoder
 
 if TYPE_CHECKING:
@@ -290,7 +290,7 @@ def loss_recovered(
             batches.append((ids, mask.sum(dim=1).tolist()))
             rows = x[(mask & ~is_special(model, ids)).to(x.device)]
             n_replaced += len(rows)
-            added = _double(rows).sum(dim=0)
+            added = where_float64_is(rows).double().sum(dim=0)
             total = added if total is None else total + added
             bar.update(len(ids))
     if total is None or n_replaced == 0:
@@ -322,9 +322,6 @@ def _summed_loss(model: "TransformerBridge", ids: Tensor, lengths: list[int]) ->
     # A text at a time: log-probabilities of a whole batch would be as large as its logits once more.
     for logits, row, n in zip(model(ids), ids, lengths, strict=True):
         if n:
-            total += float(_double(cross_entropy(logits[:n].float(), row[1 : n + 1], reduction="none")).sum())
+            losses = cross_entropy(logits[:n].float(), row[1 : n + 1], reduction="none")
+            total += float(where_float64_is(losses).double().sum())
     return total
-
-
-def _double(values: Tensor) -> Tensor:
-    return (values.cpu() if values.device.type == "mps" else values).double()  # MPS has no float64

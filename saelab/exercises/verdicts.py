@@ -188,7 +188,7 @@ def expect_gradients(
 def _gradients(output: Tensor, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Gradient of each leaf; zeros if none reaches it."""
     found = torch.autograd.grad(output.sum(), list(leaves.values()), retain_graph=True, materialize_grads=True)
-    return {name: gradient.double() for name, gradient in zip(leaves, found, strict=True)}
+    return {name: gradient.cpu().double() for name, gradient in zip(leaves, found, strict=True)}
 
 
 def wrong(what: str, seen: Any, expected: Any, hint: str) -> NoReturn:
@@ -231,7 +231,7 @@ def shown(value: Any) -> str:
 def _numbers(value: Any) -> Tensor:
     if isinstance(value, Tensor):
         with torch._C.DisableTorchFunctionSubclass():  # keeps the learner's own tensor classes out of comparisons
-            return Tensor.as_subclass(value, Tensor).detach().double().cpu()
+            return Tensor.as_subclass(value, Tensor).detach().cpu().double()
     return torch.as_tensor(np.asarray(value, dtype=np.float64))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from saelab.errors import InputError
-from saelab.quantities import fvu, gamma
+from saelab.quantities import fvu, gamma, where_float64_is
 from saelab.sae.base import SparseAutoencoder, check_activations
 from saelab.sae.elementwise import ElementwiseSAE, elementwise
 from saelab.sae.sparse import Pattern
@@ -65,20 +65,22 @@ def threshold_curves(
         raise InputError(f"natural must lie between 0 (as learned) and 1 (no shift), not {natural}")
     if len(thresholds) == 0 or any(math.isnan(threshold) for threshold in thresholds):
         raise InputError(f"thresholds must be at least one number, and none NaN, not {thresholds}")
-    W = sae.W_enc
+    W = where_float64_is(sae.W_enc)
+    if W.device != sae.W_enc.device:  # that device has no sparse matmuls either
+        sae = copy.deepcopy(sae).to(W.device)
     levels, places = torch.as_tensor(thresholds, dtype=W.dtype, device=W.device).sort(descending=True)
     on, rr, xr = (torch.zeros(len(levels), dtype=torch.float64) for _ in range(3))
     rows = x.reshape(-1, sae.d_in)
     xx, mean = 0.0, torch.zeros(sae.d_in, dtype=torch.float64)
     for part in torch.split(rows, BATCH):
         inputs = part.to(W)
-        exact = _double(inputs)
+        exact = inputs.double()
         xx += float(exact.square().sum())
         mean += exact.sum(dim=0).cpu() / len(rows)
-        reconstruction = _double(sae.b_dec).repeat(len(inputs), 1)
+        reconstruction = sae.b_dec.double().repeat(len(inputs), 1)
         for step, (n_more, more) in enumerate(_increments(sae, inputs, levels, natural)):
             if more is not None:
-                reconstruction += _double(more)
+                reconstruction += more.double()
             on[step] += n_more
             rr[step] += float(reconstruction.flatten().dot(reconstruction.flatten()))
             xr[step] += float(reconstruction.flatten().dot(exact.flatten()))
@@ -181,7 +183,3 @@ def with_thresholds(
         moved = moved.with_shifted_magnitudes(-natural * shift)
     moved.gate_threshold = gate_threshold
     return moved
-
-
-def _double(values: Tensor) -> Tensor:
-    return (values.cpu() if values.device.type == "mps" else values).double()

@@ -41,7 +41,7 @@ def resample_dead_features(
         Of the draw, on the CPU.
     """
     parts = torch.split(x, 1024)  # codes of all at once could be large
-    error = torch.cat([(part - sae(part)).square().sum(dim=1) for part in parts]).double().cpu()
+    error = torch.cat([(part - sae(part)).square().sum(dim=1) for part in parts]).cpu().double()
     n_dead = int(dead.count_nonzero())
     if n_dead == 0 or not error.any():
         return

@@ -157,7 +157,7 @@ class LiveCodes:
         kept = on if len(on) else on.new_zeros(1)  # a probe takes a column at least
         codes = self._sae.codes_at(gate_threshold, self._pi_gate[kept], self._magnitude[kept]).T
         l0 = int((codes > 0).sum()) / len(codes)
-        return replace(self._data, x=codes.to(self._data.x)), len(on), l0
+        return replace(self._data, x=codes.to(self._data.x.device).to(self._data.x)), len(on), l0
 
 
 def probe_parts(data: LabelledSet, n_components: int | None = None) -> dict[str, Probed]:
