@@ -4,6 +4,7 @@ What comes out has to be what the CPU gives, and on the device where it belongs.
 """
 
 import copy
+import json
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from saelab import (
     TrainingConfig,
 )
 from saelab.data.labelled import LabelledActivations, LabelledSet, LabelledSplit
+from saelab.exercises import verdicts
 from saelab.sae.thresholds import threshold_curves, with_thresholds
 
 HOOK = "blocks.1.hook_resid_post"
@@ -302,6 +304,13 @@ def test_a_language_model_on_the_device_is_harvested_read_and_spliced(rules: str
     same(stores[DEVICE].activations[:], stores["cpu"].activations[:], "activations", "cpu")
     pooled = [saelab.harvest_pooled(m, HOOK, texts, progress=False) for m in models.values()]
     same(pooled[1], pooled[0], "pooled activations", "cpu")
+    snippets = saelab.load_sentiment()[:6]
+    for pooling in ("last", "mean"):
+        sets = [
+            saelab.sentiment_set(m, HOOK, scale=0.5, pooling=pooling, snippets=snippets, progress=False)
+            for m in models.values()
+        ]
+        same(sets[1].x, sets[0].x, f"{pooling} activations of snippets", "cpu")
     saes = {device: GatedSAE(256, 64, seed=1, device=device) for device in ("cpu", DEVICE)}
     expected = saelab.loss_recovered(models["cpu"], HOOK, saes["cpu"], texts, scale=2.0, progress=False)
     for of_model, of_sae in ((DEVICE, DEVICE), ("cpu", DEVICE), (DEVICE, "cpu")):
@@ -349,6 +358,43 @@ def test_widgets_show_an_sae_of_the_device(rules: str) -> None:
     part = LabelledActivations(store.activations[:], torch.arange(len(store)) % 2)
     browser = FeatureBrowser(GatedSAE(256, 64, device=DEVICE), store, model, sentiment=LabelledSplit(part, part))
     assert len(browser.frame()) == 64
+
+
+@NO_STEP
+def test_a_store_on_disk_and_the_command_line_take_the_device(rules: str, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from saelab.cli.app import app
+
+    texts = ["A fine film.", "Dull, and far too long for what it has to say. I left before its end.", "Superb!"]
+    folder = tmp_path / "store"
+    store = saelab.harvest(_language_model(DEVICE), HOOK, texts, store=folder, progress=False)
+    config = TrainingConfig(n_steps=4, batch_size=16)
+    trained = {
+        device: Trainer(GatedSAE(256, 32, device=device), store, config).run(progress=False)
+        for device in ("cpu", DEVICE)
+    }
+    same_table(trained[DEVICE].history_frame(), trained["cpu"].history_frame())
+    expected, found = (saelab.evaluate(trained[device].sae, store).as_dict() for device in ("cpu", DEVICE))
+    assert found == pytest.approx(expected, rel=1e-3)
+    run, options = str(tmp_path / "run"), ["--n-steps", "4", "--batch-size", "16", "--d-sae", "32"]
+    for command in (["train", str(folder), run, *options], ["evaluate", run, str(folder), "--json"]):
+        result = CliRunner().invoke(app, [*command, "--device", DEVICE])
+        assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["metrics"]["l0"] > 0
+
+
+def test_batches_of_an_iterable_may_be_on_either_side(rules: str) -> None:
+    for side in SIDES:
+        trainer = Trainer(an_sae("gated", DEVICE), inputs(128).to(side).split(32), TrainingConfig(n_steps=6))
+        assert np.isfinite(trainer.run(progress=False).history["loss"]).all()
+
+
+@NO_STEP
+def test_answers_to_exercises_and_densities_may_be_on_the_device(rules: str) -> None:
+    density = torch.tensor([0.2, 0.5, 0.3], device=DEVICE)
+    assert saelab.superposition(3, 4, density, n_samples=20).activations.device.type == "cpu"
+    verdicts.expect("a number", torch.tensor(2.0, device=DEVICE), 2.0, "no hint")
 
 
 @cache  # loading takes seconds
