@@ -25,7 +25,6 @@ import saelab_widgets
 import torch
 from torch import Tensor
 from torch.utils import backend_registration
-from torch.utils._pytree import tree_leaves, tree_map
 
 import saelab
 
@@ -219,7 +218,7 @@ def _note_wait(what: object, times: int = 1) -> None:
 
 def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Check and count an operation in which tensors of the device take part, and compute it on the CPU."""
-    op, leaves = func.overloadpacket, tree_leaves((args, kwargs))
+    op, leaves = func.overloadpacket, list(_leaves((args, *kwargs.values())))
     to = kwargs.get("device")
     is_ours = op not in ANSWERS and (to is None or torch.device(to).type == DEVICE)
     if op in COPIES:
@@ -251,11 +250,28 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             raise NotImplementedError(f"{func} resized a tensor in place, which the pretend device does not follow")
         return known
 
-    args, kwargs = tree_map(unwrapped, (args, kwargs))
+    args = _mapped(unwrapped, args)
+    kwargs = {name: _mapped(unwrapped, value) for name, value in kwargs.items()}
     if to is not None:
         kwargs["device"] = torch.device("cpu")
     result = func(*args, **kwargs)
-    return tree_map(wrapped, result) if is_ours else result
+    return _mapped(wrapped, result) if is_ours else result
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """What stands in lists and tuples, however deep."""
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _leaves(part)
+    else:
+        yield value
+
+
+def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """The same lists and tuples with ``function`` of what stands in them (torch's own pytrees take longer than the operations)."""
+    if isinstance(value, list | tuple):
+        return type(value)([_mapped(function, part) for part in value])
+    return function(value)
 
 
 def _check_copy(op: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], is_ours: bool) -> bool:
