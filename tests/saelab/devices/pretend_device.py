@@ -268,7 +268,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
-    """The same lists and tuples with ``function`` of what stands in them (torch's own pytrees take longer than the operations)."""
+    """The same lists and tuples with ``function`` of what stands in them; torch's own pytrees are slow."""
     if isinstance(value, list | tuple):
         return type(value)([_mapped(function, part) for part in value])
     return function(value)
