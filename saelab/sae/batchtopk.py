@@ -68,15 +68,17 @@ class BatchTopKSAE(TopKSAE):
 
     @torch.no_grad()
     def observe(self, encoded: Encoded) -> Mapping[str, Tensor]:
-        on = encoded.codes[encoded.codes > 0]
-        return {"smallest": on.min()} if len(on) else {}
+        codes = encoded.codes
+        # Infinite where none is on. No boolean index: a CPU would wait for its GPU.
+        return {"smallest": codes.masked_fill(codes <= 0, torch.inf).min()} if codes.numel() else {}
 
     @torch.no_grad()
     def after_update(self, observed: Mapping[str, Tensor]) -> None:
         if "smallest" in observed:
+            smallest = observed["smallest"].to(self.threshold)
             # From the first step on, where there is no mean yet.
-            rate = THRESHOLD_RATE if bool(self.threshold) else 1.0
-            self.threshold.lerp_(observed["smallest"].to(self.threshold), rate)
+            moved = torch.where(self.threshold == 0, smallest, self.threshold.lerp(smallest, THRESHOLD_RATE))
+            self.threshold.copy_(torch.where(smallest.isfinite(), moved, self.threshold))
 
     @torch.no_grad()
     def to_jumprelu(self) -> JumpReLUSAE:

@@ -110,23 +110,24 @@ class ElementwiseSAE(SparseAutoencoder):
         if loss is None:
             return super().gradient_pass(x, coefficients, moment, share=share)
         search = self._search(x)
-        if search.is_compiled:
-            of_terms = {term.name: coefficients[term.coefficient.name] for term in self.terms}
-            sparsity, auxiliary = of_terms.get("sparsity", 0.0), of_terms.get("auxiliary", 0.0)
-            learnt = learn(
-                search, x, self.b_dec, self.W_enc, self.W_dec, loss,
-                threshold=self.gate_threshold, sparsity=sparsity, auxiliary=auxiliary, share=share,
-            )  # fmt: skip
-            if learnt is not None:
-                self.set_gate_gradients(learnt.gate_bias, learnt.slope, learnt.shift)
-                sums = learnt.sums
-                terms = {"sparsity": sums.penalty, "auxiliary": sums.auxiliary_error}
-                total = sums.error + sparsity * sums.penalty + auxiliary * sums.auxiliary_error
-                means = [sums.n_on, total, sums.error, *(terms[term.name] for term in self.terms)]
-                products = torch.tensor([sums.xx, sums.xe, sums.error], dtype=torch.float64)
-                batch = BatchSums(torch.tensor(means, dtype=torch.float64), products, learnt.sum_x)
-                return GradientPass(batch, learnt.fired, {})
-        return self._backward(x, self._encoded(search.all_entries()), coefficients, moment, share)
+        if not search.is_compiled:
+            return self._backward(x, self._encoded(search.entries()), coefficients, moment, share)
+        of_terms = {term.name: coefficients[term.coefficient.name] for term in self.terms}
+        sparsity, auxiliary = of_terms.get("sparsity", 0.0), of_terms.get("auxiliary", 0.0)
+        learnt = learn(
+            search, x, self.b_dec, self.W_enc, self.W_dec, loss,
+            threshold=self.gate_threshold, sparsity=sparsity, auxiliary=auxiliary, share=share,
+        )  # fmt: skip
+        if learnt is None:
+            return self._backward(x, self._encoded(search.all_entries()), coefficients, moment, share)
+        self.set_gate_gradients(learnt.gate_bias, learnt.slope, learnt.shift)
+        sums = learnt.sums
+        total = sums.error + sparsity * sums.penalty + auxiliary * sums.auxiliary_error
+        values = {"sparsity": sums.penalty, "auxiliary": sums.auxiliary_error}
+        means = [sums.n_on, total, sums.error, *(values[name] for name in of_terms)]
+        products = [sums.xx, sums.xe, sums.error]
+        batch = BatchSums(*(torch.tensor(part, dtype=torch.float64) for part in (means, products)), learnt.sum_x)
+        return GradientPass(batch, learnt.fired, {})
 
     def _search(self, x: Tensor) -> Search:
         return Search(x, self.b_dec, self.W_enc, self.gate_bias, floor=self.loss_floor)

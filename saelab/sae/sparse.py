@@ -398,8 +398,13 @@ class Pattern:
             workers.loops().by_column(row_starts[:-1], row_starts[1:], array_of(self.columns), *to_fill)
             return order, starts, rows
         order = self.columns.argsort(stable=True)
-        starts = torch.bincount(self.columns, minlength=self.shape[1]).cumsum(0)
-        return order, torch.nn.functional.pad(starts, (1, 0)), self._row_numbers.index_select(0, order)
+        places = torch.arange(self.shape[1] + 1, dtype=torch.int32, device=self.columns.device)
+        # Not bincount, which makes a CPU wait for its GPU.
+        return (
+            order,
+            torch.searchsorted(self.columns.index_select(0, order), places),
+            self._row_numbers.index_select(0, order),
+        )
 
     @functools.cached_property
     def _row_numbers(self) -> Tensor:

@@ -99,7 +99,7 @@ def test_an_sae_is_made_reads_and_is_copied_on_the_device(rules: str, name: str)
         for parameter in (on_device.W_dec, on_cpu.W_dec):
             parameter.mul_(3.0)
         for sae in (on_device, on_cpu):
-            sae.after_update(None)
+            sae.after_update({})
         same(on_device.W_dec.detach(), on_cpu.W_dec.detach(), "decoder")
 
 

@@ -14,15 +14,15 @@ from saelab.evaluation.metrics import FVU, L0, L1, CosineSimilarity, FeatureDens
 DENSE, SPARSE = "cuda", "cuda, sparse"
 WAITS = {
     # architecture: in a dense step, in a sparse step
-    "standard": (2, 5),
-    "gated": (2, 5),
-    "gated, untied_encoders": (2, 5),
+    "standard": (2, 3),
+    "gated": (2, 3),
+    "gated, untied_encoders": (2, 3),
     "rescale and shift": (2, 3),
-    "jumprelu": (2, 5),
-    "topk": (3, 5),
-    "topk, some dead": (4, 6),
-    "batchtopk": (6, 8),
-    "batchtopk, some dead": (7, 9),
+    "jumprelu": (2, 3),
+    "topk": (3, 3),
+    "topk, some dead": (4, 4),
+    "batchtopk": (4, 4),
+    "batchtopk, some dead": (5, 5),
 }
 """Two in every step: for the batch (its rows, or their numbers), and for the record."""
 
