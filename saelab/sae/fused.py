@@ -127,10 +127,10 @@ def learn(
     if W_dec.requires_grad:
         W_dec.grad = torch.from_numpy(d_W_dec)
     if b_dec.requires_grad:
-        through = torch.from_numpy(residual.sum(axis=0)) * float(to_error) + torch.from_numpy(d_b_dec).sum(dim=0)
+        to_b_dec = residual.sum(axis=0) * to_error + d_b_dec.sum(axis=0)
         if loss.live:
-            through += torch.from_numpy(frozen.sum(axis=0)) * float(to_auxiliary)
-        b_dec.grad = through
+            to_b_dec += frozen.sum(axis=0) * to_auxiliary
+        b_dec.grad = torch.from_numpy(to_b_dec)
     if loss.norms is not None and W_dec.grad is not None:
         by_norm = torch.from_numpy(positive * number(share * sparsity / n)) / loss.norms
         W_dec.grad.addcmul_(by_norm[:, None], W_dec)

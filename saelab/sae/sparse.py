@@ -142,10 +142,14 @@ class Search:
             return
         n, d_sae = len(x), W_enc.shape[1]
         self._factors = _screen(self.xc, W_enc, self._limit) if _screens(self.xc, W_enc) else None
-        left, right = self._factors or (self.xc, W_enc)
+        left, right = self._factors or (self.xc, W_enc.detach())
         in_half = torch.is_autocast_enabled("cpu")
         kind = torch.get_autocast_dtype("cpu") if in_half else left.dtype
-        self._left, self._right, self._out = left.to(kind), right.to(kind), left.new_empty(n, d_sae, dtype=kind)
+        self._left, self._right, self._out = (
+            left.detach().to(kind),
+            right.to(kind),
+            left.new_empty(n, d_sae, dtype=kind),
+        )
         n_parts = len(workers.parts_of(n))
         self.allowed = int(self._most * -(-n // n_parts) * d_sae)
         self.columns = np.empty(n_parts * (self.allowed + d_sae), np.int32)
@@ -157,11 +161,9 @@ class Search:
         self.found = np.empty(n_parts, np.int64)
         """Number of entries of each part; -1 where they are too many for a sparse step."""
 
-    @torch.no_grad()
     def product(self, first: int, last: int) -> None:
         """The matrix product for some of the rows, without which their entries cannot be found."""
-        with torch.autocast("cpu", enabled=False):
-            torch.mm(self._left[first:last], self._right, out=self._out[first:last])
+        torch.mm(self._left[first:last], self._right, out=self._out[first:last])
 
     @property
     def arguments(self) -> tuple[Any, ...]:
@@ -208,7 +210,8 @@ class Search:
     def _find(self) -> None:
         n, work = len(self.xc), self._left.shape[0] * self._right.numel()
         if torch.is_autocast_enabled("cpu"):  # the product's rows are converted before they are searched
-            workers.run(work, (lambda first, last, part: self.product(first, last), n))
+            with torch.autocast("cpu", enabled=False):
+                workers.run(work, (lambda first, last, part: self.product(first, last), n))
             arguments = self.arguments
             workers.run(work, (lambda *part: workers.loops().find(*part, *arguments), n))
             return

@@ -31,26 +31,16 @@ class Adam:
     def __init__(self, sae: SparseAutoencoder, betas: tuple[float, float]) -> None:
         self._sae = sae
         self._betas = betas
-        # Adam's fused kernel is fast on contiguous memory, and an encoder's features are contiguous as rows.
-        self.weights = {
-            name: sae.features_first(name, parameter.detach())
-            for name, parameter in sae.named_parameters()
-            if parameter.requires_grad
-        }
+        self._parameters = {name: one for name, one in sae.named_parameters() if one.requires_grad}
+        # An encoder's features are contiguous as rows.
+        self.weights = {name: sae.features_first(name, one.detach()) for name, one in self._parameters.items()}
         """What is trained, by parameter name, features first."""
-        first = next(iter(self.weights.values()), sae.W_dec)
-        self._is_compiled = (
-            first.device.type == "cpu"
-            and first.dtype in (torch.float32, torch.float64)
-            and all(weight.is_contiguous() for weight in self.weights.values())
-            and workers.compiled() is not None
+        self._is_compiled = workers.compiled() is not None and all(
+            weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64) and weight.is_contiguous()
+            for weight in self.weights.values()
         )
-        self._torch = torch.optim.Adam(
-            [{"params": [weight], "lr_factor": sae.lr_factors.get(name, 1.0)} for name, weight in self.weights.items()],
-            betas=betas,
-            eps=EPS,
-            fused=True,
-        )
+        groups = [{"params": [one], "lr_factor": sae.lr_factors.get(name, 1.0)} for name, one in self.weights.items()]
+        self._torch = torch.optim.Adam(groups, betas=betas, eps=EPS, fused=True)
 
     @property
     def moments(self) -> dict[str, dict[str, Tensor]]:
@@ -65,10 +55,15 @@ class Adam:
                 state.setdefault("exp_avg", torch.zeros_like(weight))
             self._torch.state[weight] = state
 
+    def forget_gradients(self) -> None:
+        """Leave every parameter without a gradient."""
+        for parameter in self._parameters.values():
+            parameter.grad = None
+
     def step(self, lr: float) -> None:
         """Update every parameter that has a gradient."""
         for name, weight in self.weights.items():
-            parameter = self._sae.get_parameter(name)
+            parameter = self._parameters[name]
             if parameter.data_ptr() != weight.data_ptr():
                 raise RuntimeError("the SAE was moved or converted while it trained; make a new Trainer for it")
             weight.grad = None if parameter.grad is None else self._sae.features_first(name, parameter.grad)
@@ -93,19 +88,20 @@ class Adam:
                 state |= {"step": torch.tensor(0.0), "exp_avg_sq": torch.zeros_like(weight)}
             if beta1 and "exp_avg" not in state:
                 state["exp_avg"] = torch.zeros_like(weight)
-            state["step"] += 1
-            n = int(state["step"])
-            kept = ("exp_avg", "exp_avg_sq") if beta1 else ("exp_avg_sq", "exp_avg_sq")
-            arrays = [tensor.numpy() for tensor in (weight, weight.grad.contiguous(), *(state[key] for key in kept))]
-            is_decoder = name == "W_dec" and self._sae.has_unit_decoder
+            step = state["step"].numpy()
+            step += 1
+            n, square = float(step), state["exp_avg_sq"].numpy()
+            arrays = [weight.numpy(), weight.grad.contiguous().numpy(), square, square]
+            if beta1:
+                arrays[2] = state["exp_avg"].numpy()
             if weight.ndim == 1:
                 arrays = [array[None] for array in arrays]
-            number = arrays[0].dtype.type
             rate = lr * self._sae.lr_factors.get(name, 1.0) / (1 - beta1**n)
             numbers = (beta1, beta2, rate, 1 / math.sqrt(1 - beta2**n), EPS)
-            arguments = (*arrays, *map(number, numbers), is_decoder)
+            keeps_norms = name == "W_dec" and self._sae.has_unit_decoder
+            arguments = (*arrays, *map(square.dtype.type, numbers), keeps_norms)
             jobs.append((functools.partial(_update, arguments), len(arrays[0])))
-            work += 4 * weight.numel()
+            work += 4 * square.size
         workers.run(work, *jobs)
 
 

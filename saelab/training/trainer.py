@@ -1,5 +1,6 @@
 """Train a sparse autoencoder: a plain loop whose knobs may be turned between steps."""
 
+import contextlib
 import math
 import os
 import signal
@@ -385,10 +386,11 @@ class Trainer:
         A process computes on its own rows, and all add up.
         """
         W = self.sae.W_enc
-        self.sae.zero_grad()
+        self._adam.forget_gradients()
         if len(batch.x):
             x = batch.x.to(device=W.device, dtype=W.dtype)
-            with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self._precision == "bfloat16"):
+            in_half = self._precision == "bfloat16"
+            with torch.autocast(x.device.type, dtype=torch.bfloat16) if in_half else contextlib.nullcontext():
                 passed = self.sae.gradient_pass(x, coefficients, self._moment(), share=len(x) / batch.size)
         else:
             none = BatchSums(W.new_zeros(3 + len(self.sae.terms)), W.new_zeros(3), W.new_zeros(self.sae.d_in))
@@ -420,14 +422,12 @@ class Trainer:
 
     @torch.no_grad()
     def _record(self, step: int, sums: BatchSums, n: int, coefficients: dict[str, float], lr: float) -> TrainingRecord:
-        mean = sums.x / n
         n_dead = (self._silent_steps >= self.config.dead_after_steps).count_nonzero()
         # One transfer, where the SAE is on a GPU.
-        numbers = torch.cat(
-            [sums.means / n, sums.products / n, torch.stack([mean.dot(mean), n_dead.to(mean)])]
-        ).tolist()
-        l0, total, reconstruction, *terms, xx, xe, ee, mean_square, dead = numbers
-        fvu_now = fvu(ee, xx, mean_square, epsilon=torch.finfo(mean.dtype).eps)
+        others = torch.stack([sums.x.dot(sums.x), n_dead.to(sums.x)])
+        *summed, xx, xe, ee, squared, dead = torch.cat([sums.means, sums.products, others]).tolist()
+        l0, total, reconstruction, *terms = (part / n for part in summed)
+        fvu_now = fvu(ee / n, xx / n, squared / n**2, epsilon=torch.finfo(sums.x.dtype).eps)
         gamma_now = gamma(xx + 2 * xe + ee, xx + xe)  # of r = x + e, the reconstruction
         return TrainingRecord(
             step=step, loss=total, reconstruction=reconstruction,
