@@ -7,7 +7,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help lab test test-all check tutorials frontend picture address dist check-dist check-binder bench-widgets pareto probes \
-	site check-site lock benchmarks bench check-interchange clean
+	site check-site lock benchmarks bench check-interchange aarch64 clean
 
 help:
 	@echo "make lab         open JupyterLab on the tutorials    (make lab ARGS=\"--no-browser --port 9999\")"
@@ -29,6 +29,7 @@ help:
 	@echo "make benchmarks  run the benchmarks that are read by hand"
 	@echo "make bench-widgets  how fast the widgets respond      (ARGS=\"--soak 10\": their memory over time)"
 	@echo "make check-interchange  exchange SAEs with the real sae-lens and dictionary_learning"
+	@echo "make aarch64     test SAEs and training on an emulated aarch64 machine  (x86-64 Debian; ARGS: pytest's)"
 	@echo "make bench       compare with other libraries        (make bench ARGS=\"--quick --json build/bench.json\")"
 
 $(BIN)/python:
@@ -125,6 +126,10 @@ lock:
 	grep ^torch== requirements.lock | build/lock/bin/uv pip compile --quiet --python-version $(LOWEST_PYTHON) --extra dev \
 		--no-header --no-annotate --constraint - --output-file requirements.lock $(ARGS) pyproject.toml > build/lock/log
 	rm -rf build/lock
+
+# The first run makes the machine in build/aarch64; TREE=../clone tests another clone's code on it.
+aarch64:
+	$(PYTHON) tools/aarch64.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist
