@@ -348,12 +348,15 @@ class SparseAutoencoder(nn.Module, ABC):
     def _backward(
         self, x: Tensor, encoded: Encoded, coefficients: Mapping[str, float], moment: Moment, share: float
     ) -> GradientPass:
-        is_dense = isinstance(encoded.entries, DenseEntries)
-        with workers.with_openmp() if is_dense else contextlib.nullcontext():
+        with workers.with_openmp() if self._has_large_operators(encoded) else contextlib.nullcontext():
             result = self._loss_of(x, encoded, coefficients, moment)
             total = result.loss.total
             torch.autograd.backward(total if share == 1 else total * share)
             return GradientPass(BatchSums.of(x, result), result.fired, result.observed)
+
+    def _has_large_operators(self, encoded: Encoded) -> bool:
+        """Whether the loss has torch work on matrices of ``(batch, d_sae)``, or may have."""
+        return True
 
     @torch.no_grad()
     def project_decoder_gradient(self) -> None:

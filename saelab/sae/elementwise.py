@@ -13,7 +13,7 @@ from saelab.errors import InputError, InputTypeError
 from saelab.sae.base import ARCHITECTURES, BatchSums, Encoded, GradientPass, SparseAutoencoder
 from saelab.sae.declarations import Knob, Moment
 from saelab.sae.fused import GateLoss, learn
-from saelab.sae.sparse import Entries, Search
+from saelab.sae.sparse import DenseEntries, Entries, Search
 
 if TYPE_CHECKING:
     from saelab.sae.jumprelu import JumpReLUSAE
@@ -125,9 +125,15 @@ class ElementwiseSAE(SparseAutoencoder):
         total = sums.error + sparsity * sums.penalty + auxiliary * sums.auxiliary_error
         values = {"sparsity": sums.penalty, "auxiliary": sums.auxiliary_error}
         means = [sums.n_on, total, sums.error, *(values[name] for name in of_terms)]
-        products = [sums.xx, sums.xe, sums.error]
-        batch = BatchSums(*(torch.tensor(part, dtype=torch.float64) for part in (means, products)), learnt.sum_x)
-        return GradientPass(batch, learnt.fired, {})
+        of_batch = BatchSums(
+            torch.tensor(means, dtype=torch.float64),
+            torch.tensor([sums.xx, sums.xe, sums.error], dtype=torch.float64),
+            learnt.sum_x,
+        )
+        return GradientPass(of_batch, learnt.fired, {})
+
+    def _has_large_operators(self, encoded: Encoded) -> bool:
+        return isinstance(encoded.entries, DenseEntries)
 
     def _search(self, x: Tensor) -> Search:
         return Search(x, self.b_dec, self.W_enc, self.gate_bias, floor=self.loss_floor)

@@ -250,7 +250,7 @@ def choose_entries(
     """
     with torch.no_grad():
         xc = x - b_dec
-        u = xc @ W_enc
+        u = workers.matmul(xc, W_enc)
         flat = choose(u)
         is_sparse = len(flat) <= dense_above(xc, W_enc) * u.numel()
         values = u.take(flat).to(W_enc.dtype)

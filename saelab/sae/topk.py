@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from saelab.errors import InputError
+from saelab.sae import workers
 from saelab.sae.base import Encoded, Preset, SparseAutoencoder, mean_square
 from saelab.sae.declarations import ForeignForm, Knob, Look, LossTerm, Moment
 from saelab.sae.sparse import Entries, choose_entries
@@ -97,7 +98,16 @@ class TopKSAE(SparseAutoencoder):
 
     def chosen(self, pi: Tensor) -> Tensor:
         """Which entries of a batch's pre-activations ``(batch, d_sae)`` are kept: flat positions, ascending."""
-        features = pi.topk(min(self.k, self.d_sae), dim=-1, sorted=False).indices.sort(dim=-1).values
+        k = min(self.k, self.d_sae)
+        features = torch.empty(len(pi), k, dtype=torch.long, device=pi.device)
+
+        def choose(first: int, last: int, part: int) -> None:
+            features[first:last] = pi[first:last].topk(k, dim=-1, sorted=False).indices.sort(dim=-1).values
+
+        if pi.device.type == "cpu":
+            workers.run(pi.numel(), (choose, len(pi)))
+        else:
+            choose(0, len(pi), 0)
         return (features + torch.arange(len(pi), device=pi.device)[:, None] * self.d_sae).flatten()
 
     def encode_for_loss(self, x: Tensor) -> Encoded:

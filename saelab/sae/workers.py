@@ -96,6 +96,20 @@ def run(work: float, *jobs: Job) -> None:
         _in_use.release()
 
 
+def matmul(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """``left @ right`` without a gradient, rows shared out on a CPU."""
+    if left.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return left @ right
+    left, right = left.detach(), right.detach()
+    product = left.new_empty(len(left), right.shape[1])
+
+    def multiply(first: int, last: int, part: int) -> None:
+        torch.mm(left[first:last], right, out=product[first:last])
+
+    run(left.shape[0] * right.numel(), (multiply, len(left)))
+    return product
+
+
 _alone = threading.local()
 
 

@@ -7,8 +7,9 @@ bring its L0 to either side of 30, and FVU and gamma are interpolated between th
 the next run starts from them. Each row has a separate process; the steps are timed in turns, so that other load on the
 machine affects all rows alike, and only one process works at a time.
 
-The second table shows saelab's step over d_sae and over L0, on Gaussian activations, with the L0 set by the gate's bias
-and a learning rate of 0 to keep it there. ``--device cuda`` prints only this table, for one large shape in bfloat16.
+A second table is the same at the size of a tutorial's SAE. The third shows saelab's step over d_sae and over L0, on
+Gaussian activations, with the L0 set by the gate's bias and a learning rate of 0 to keep it there. ``--device cuda``
+prints only this table, for one large shape in bfloat16; ``--busy`` only the step beside another busy process.
 """
 
 import argparse
@@ -89,21 +90,23 @@ class Effort(NamedTuple):
 
 ARCHITECTURES = tuple(dict.fromkeys(architecture for _, architecture in START))
 FULL = Effort(Settings(), ARCHITECTURES, None, 15, 20, (1024, 2048, 4096, 8192, 16384), (10, 30, 100, 300))
+SMALL = {"d_sae": 512, "batch_size": 256}
+"""The size of a tutorial's SAE and batch."""
 QUICK = Effort(Settings(d_sae=512, batch_size=256, n_steps=200), ARCHITECTURES, 20_000, 3, 5, (1024, 2048), (10, 100))
 
 
 def libraries_python() -> Path:
     """The interpreter of an environment with the other libraries, created on first use and whenever a pin changes."""
-    lock = (ROOT / "requirements.lock").read_text().splitlines()
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
     packages = [*PACKAGES, next(line for line in lock if line.startswith("torch=="))]
     python, stamp = ENVIRONMENT / "bin" / "python", ENVIRONMENT / "installed.json"
-    if not stamp.exists() or json.loads(stamp.read_text()) != packages:
+    if not stamp.exists() or json.loads(stamp.read_text(encoding="utf-8")) != packages:
         print(f"installing {', '.join(packages)} into {ENVIRONMENT}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", "--clear", ENVIRONMENT], check=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
         # They pull in a torchvision that may not match this torch, in which case transformers cannot be imported.
         subprocess.run([python, "-m", "pip", "uninstall", "--quiet", "--yes", "torchvision"], check=True)
-        stamp.write_text(json.dumps(packages))
+        stamp.write_text(json.dumps(packages), encoding="utf-8")
     return python
 
 
@@ -114,13 +117,13 @@ class Worker:
         self.library, self.architecture = library, architecture
         self._log = BUILD / f"{library}-{architecture}.log"
         worker = Path(__file__).with_name("_library_worker.py")
-        with self._log.open("w") as log:
+        with self._log.open("w", encoding="utf-8") as log:
             self._process = subprocess.Popen(
                 [python, worker, library, architecture, activations, json.dumps(settings._asdict())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                text=True,
+                encoding="utf-8",
                 env={**os.environ, "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "CUDA_VISIBLE_DEVICES": ""},
             )
 
@@ -224,7 +227,7 @@ def compare(python: Path, effort: Effort) -> list[dict[str, Any]]:
     """Train and time every library; print the first table."""
     settings, activations = effort.settings, BUILD / "activations.safetensors"
     kept = BUILD / f"sparsity-{settings.d_sae}-{settings.n_steps}.json"
-    coefficients: dict[str, list[float]] = json.loads(kept.read_text()) if kept.exists() else {}
+    coefficients: dict[str, list[float]] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     d_in = harvest(activations, settings, effort.n_tokens)
     results: list[dict[str, Any]] = []
     with ExitStack() as stack:
@@ -237,7 +240,7 @@ def compare(python: Path, effort: Effort) -> list[dict[str, Any]]:
             key = f"{library} {architecture}"
             trained, ends = train_ends(worker, coefficients.get(key, start))
             coefficients[key] = [result["sparsity"] for result in ends] or list(start)
-            kept.write_text(json.dumps(coefficients, indent=1))
+            kept.write_text(json.dumps(coefficients, indent=1), encoding="utf-8")
             # Time the steps at the denser and so slower of the two ends.
             timed = max(ends or trained[-1:], key=lambda result: result["l0"])
             memory = {name: trained[0][name] for name in ("peak_mib", "before_mib")}  # later ones share its process
@@ -292,6 +295,14 @@ def compare(python: Path, effort: Effort) -> list[dict[str, Any]]:
     return [*results, {"library": "floor", "step_ms": floors}]
 
 
+def at_l0(sae: saelab.SparseAutoencoder, gate_bias: str, l0: float) -> saelab.SparseAutoencoder:
+    """The SAE itself, with about that L0 on standard normal activations."""
+    with torch.no_grad():  # u is about standard normal with an encoder of unit norm
+        sae.W_enc.copy_(sae.W_dec.T)
+    torch.nn.init.constant_(sae.get_parameter(gate_bias), statistics.NormalDist().inv_cdf(l0 / sae.d_sae))
+    return sae
+
+
 def growth(
     shapes: Sequence[tuple[int, int]], d_in: int, batch_size: int, n_turns: int, device: str, dtype: torch.dtype
 ) -> list[dict[str, Any]]:
@@ -304,10 +315,7 @@ def growth(
     results: list[dict[str, Any]] = []
     for architecture, gate_bias in (("gated", "b_gate"), ("standard", "b_enc")):
         for d_sae, l0 in shapes:
-            sae = saelab.ARCHITECTURES[architecture](d_in, d_sae, device=device)
-            with torch.no_grad():  # u is about standard normal with an encoder of unit norm
-                sae.W_enc.copy_(sae.W_dec.T)
-            torch.nn.init.constant_(sae.get_parameter(gate_bias), statistics.NormalDist().inv_cdf(l0 / d_sae))
+            sae = at_l0(saelab.ARCHITECTURES[architecture](d_in, d_sae, device=device), gate_bias, l0)
             trainer, matmul = saelab.Trainer(sae, x, config), encoder_matmul(d_in, d_sae, batch_size, device, dtype)
             times = [(milliseconds(trainer.step, device), milliseconds(matmul, device)) for _ in range(n_turns + 3)]
             step_ms, floor_ms = (statistics.median(column[3:]) for column in zip(*times, strict=True))
@@ -335,10 +343,44 @@ def growth(
     return results
 
 
+def busy(shapes: Sequence[dict[str, int]], d_in: int, n_turns: int) -> list[dict[str, Any]]:
+    """Time saelab's gated step with and without another process that wants a core all the time; print a table."""
+    results: list[dict[str, Any]] = []
+    for shape in shapes:
+        for n_threads in (1, 2):
+            torch.set_num_threads(n_threads)
+            sae = at_l0(saelab.GatedSAE(d_in, shape["d_sae"]), "b_gate", 30)
+            config = saelab.TrainingConfig(batch_size=shape["batch_size"], lr=0.0)
+            trainer = saelab.Trainer(sae, torch.randn(4 * shape["batch_size"], d_in), config)
+            times: dict[str, list[float]] = {"alone": [], "beside": []}
+            for turn in range(n_turns):
+                times["alone"] += [milliseconds(trainer.step) for _ in range(10)][2 * (turn == 0) :]
+                with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+                    time.sleep(0.2)  # until it has started
+                    times["beside"] += [milliseconds(trainer.step) for _ in range(10)]
+                    other.kill()
+            medians = {name: statistics.median(measured) for name, measured in times.items()}
+            results.append({**shape, "n_threads": n_threads, **medians})
+    print_table(
+        f"saelab's gated step alone and beside a busy process, {os.cpu_count()} cores, d_in {d_in}, L0 30; "
+        f"medians of {10 * n_turns}, measured in turns",
+        [
+            {
+                "d_sae": str(result["d_sae"]), "batch": str(result["batch_size"]), "threads": str(result["n_threads"]),
+                "ms alone": f"{result['alone']:.2f}", "ms beside": f"{result['beside']:.2f}",
+                "ratio": f"{result['beside'] / result['alone']:.1f}",
+            }
+            for result in results
+        ],
+    )  # fmt: skip
+    return results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small shapes and few steps: the numbers mean nothing")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--busy", action="store_true", help="only the step beside another busy process")
     parser.add_argument("--steps", type=int, help=f"of each training, instead of {FULL.settings.n_steps}")
     parser.add_argument(
         "--architectures", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES, help="rows of the first table"
@@ -353,19 +395,25 @@ def main() -> None:
         "torch": torch.__version__,
     }
     print(f"{numbers['machine']}, torch {numbers['torch']}", flush=True)
-    if options.device == "cuda":
+    if options.busy:
+        shapes_of_steps = [SMALL, {name: getattr(FULL.settings, name) for name in SMALL}]
+        numbers["busy"] = busy(shapes_of_steps, 256, QUICK.rounds if options.quick else FULL.rounds)
+    elif options.device == "cuda":
         shapes = [(16384, l0) for l0 in (30, 100)]
         numbers["growth"] = growth(shapes, 2048, 4096, 30, "cuda", torch.bfloat16)
     else:
         effort = (QUICK if options.quick else FULL)._replace(architectures=tuple(options.architectures))
         if options.steps:
             effort = effort._replace(settings=effort.settings._replace(n_steps=options.steps))
-        numbers["libraries"] = compare(options.libraries_python or libraries_python(), effort)
+        python = options.libraries_python or libraries_python()
+        numbers["libraries"] = compare(python, effort)
+        small = effort._replace(settings=effort.settings._replace(d_sae=SMALL["d_sae"], batch_size=SMALL["batch_size"]))
+        numbers["libraries, small"] = compare(python, small)
         sizes = [(d_sae, 30) for d_sae in effort.d_saes] + [(effort.settings.d_sae, l0) for l0 in effort.l0s]
         shapes = sorted(set(sizes), key=sizes.index)
         numbers["growth"] = growth(shapes, 256, effort.settings.batch_size, 2 * effort.rounds, "cpu", torch.float32)
     if options.json:
-        options.json.write_text(json.dumps(numbers, indent=1))
+        options.json.write_text(json.dumps(numbers, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 
 import saelab
-from saelab.sae import sparse
+from saelab.sae import sparse, workers
 
 D_IN, D_SAE, BATCH = 256, 2048, 1024
 ROUNDS = 15
@@ -44,8 +44,8 @@ def main() -> None:
 
             def step(share: float, sae: saelab.SparseAutoencoder = sae) -> None:
                 sparse.DENSE_ABOVE = share
-                loss = sae.training_pass(x, {"l1_coefficient": 1.0, "aux_coefficient": 1.0}).loss
-                torch.autograd.backward(loss.total)
+                with workers.without_openmp():  # as a Trainer does
+                    sae.gradient_pass(x, {"l1_coefficient": 1.0, "aux_coefficient": 1.0})
                 sae.zero_grad()
 
             W_enc = sae.W_enc.detach()
