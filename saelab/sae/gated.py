@@ -136,7 +136,7 @@ class GatedSAE(ElementwiseSAE):
             return None
         auxiliary = "no_auxiliary" not in self.ablations
         live = auxiliary and self._trains_decoder_by_auxiliary
-        return GateLoss(self.b_gate, self._rescaling(""), self.b_mag, self.live_norms(), auxiliary, live)
+        return GateLoss(self.b_gate, self._slope(), self.b_mag, self.live_norms(), auxiliary, live)
 
     @torch.no_grad()
     def set_gate_gradients(self, gate_bias: Tensor, slope: Tensor, shift: Tensor) -> None:
@@ -205,4 +205,7 @@ class GatedSAE(ElementwiseSAE):
         """``exp(r_mag)``, ``(d_sae,)``; ones under the ablation without it."""
         if "untied_encoders" in self.ablations:
             raise InputError(f"a gated SAE with untied encoders cannot {purpose}: its magnitude has its own W_mag")
-        return torch.ones_like(self.b_gate) if "no_r_mag" in self.ablations else self.r_mag.exp()
+        return self._slope()
+
+    def _slope(self) -> Tensor:
+        return self.r_mag.exp() if "r_mag" in self.feature_parameters else torch.ones_like(self.b_gate)

@@ -66,7 +66,9 @@ class Adam:
             parameter = self._parameters[name]
             if parameter.data_ptr() != weight.data_ptr():
                 raise RuntimeError("the SAE was moved or converted while it trained; make a new Trainer for it")
-            weight.grad = None if parameter.grad is None else self._sae.features_first(name, parameter.grad)
+            gradient = parameter.grad
+            # Both updates take gradients to be laid out in memory as the weights are, torch's without asking.
+            weight.grad = None if gradient is None else self._sae.features_first(name, gradient).contiguous()
         if self._is_compiled:
             self._compiled_step(lr)
             return
@@ -91,7 +93,7 @@ class Adam:
             step = state["step"].numpy()
             step += 1
             n, square = float(step), state["exp_avg_sq"].numpy()
-            arrays = [weight.numpy(), weight.grad.contiguous().numpy(), square, square]
+            arrays = [weight.numpy(), weight.grad.numpy(), square, square]
             if beta1:
                 arrays[2] = state["exp_avg"].numpy()
             if weight.ndim == 1:

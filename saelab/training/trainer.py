@@ -16,6 +16,7 @@ from torch import Tensor
 
 from saelab.data.activations import ActivationStore
 from saelab.data.batches import Activations, Batch, batches_of
+from saelab.devices import available
 from saelab.errors import InputError, InputTypeError
 from saelab.files.sae_files import describe
 from saelab.quantities import fvu, gamma
@@ -186,7 +187,8 @@ class Trainer:
 
         On the CPU, with as many threads, the weights end bit by bit where an uninterrupted run's end. An iterable is
         drawn from its beginning up to where the run was: it must give the same batches again. ``device`` defaults to
-        the run's own, or with an ``accelerator`` to its device. The number of processes may be another than before.
+        the run's own where this machine has it, or with an ``accelerator`` to its device. The number of processes may
+        be another than before.
 
         Raises
         ------
@@ -197,7 +199,7 @@ class Trainer:
         """
         path = Path(folder) / CHECKPOINT
         saved = Checkpoint.read(path)
-        sae = saved.sae.to(device or saved.device) if accelerator is None else saved.sae
+        sae = saved.sae.to(device or available(saved.device)) if accelerator is None else saved.sae
         trainer = cls(sae, activations, saved.config, accelerator=accelerator)
         trainer.folder = Path(folder)
         trainer._fingerprint = trainer._batches.fingerprint()

@@ -1,5 +1,6 @@
 """The device that "auto" stands for, whatever torch was built for."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 import saelab
 from saelab.cli.app import app
 from saelab.devices import automatic_device
+from saelab.training.checkpoints import Checkpoint
 
 
 def patch_torch(monkeypatch: pytest.MonkeyPatch, *, available: bool, current: Any) -> None:
@@ -53,3 +55,13 @@ def test_without_a_gpu_everything_runs_on_the_cpu(
 def test_a_gpu_is_taken_where_torch_can_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     patch_torch(monkeypatch, available=True, current=torch.device("cuda"))
     assert automatic_device() == torch.device("cuda")
+
+
+def test_a_run_from_a_gpu_goes_on_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    patch_torch(monkeypatch, available=False, current=torch.device("cuda"))
+    x = torch.randn(64, 4)
+    saelab.Trainer(saelab.GatedSAE(4, 8), x, saelab.TrainingConfig(2, 16), folder=tmp_path).run(progress=False)
+    read = Checkpoint.read
+    monkeypatch.setattr(Checkpoint, "read", lambda path: replace(read(path), device="cuda:1"))
+    resumed = saelab.Trainer.resume(tmp_path, x)
+    assert resumed.n_steps_done == 2 and resumed.sae.W_enc.device.type == "cpu"

@@ -23,6 +23,7 @@ HEAVY = (
     "matplotlib",
     "ipywidgets",
     "anywidget",
+    "numba",
     "scipy",
     "typer",
 )
