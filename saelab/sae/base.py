@@ -6,6 +6,7 @@ E||x||^2 = d_in (`saelab.harvest` does it). The paper's lambda is for the *mean*
 """
 
 import contextlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
@@ -461,6 +462,11 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 def _register(cls: type[SparseAutoencoder]) -> None:
     name = cls.architecture
+    if not re.fullmatch(r"[\w-]+", name):
+        raise InputError(
+            f"{cls.__name__} cannot be called {name!r}: an architecture's name is part of file names on every system; "
+            "make it of letters, digits, _ and -, and give it a `label` for people"
+        )
     taken = ARCHITECTURES.get(name)
     # One's own class may be defined again, as a notebook's cell does when it is run again.
     if taken is not None and taken.__module__.startswith("saelab."):

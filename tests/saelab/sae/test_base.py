@@ -122,6 +122,15 @@ def test_the_name_of_one_of_the_librarys_architectures_is_taken(
     assert registry[name] is theirs
 
 
+@pytest.mark.parametrize("name", ["a/b", "a:b", "a b", "", "../a", "a.b"])
+def test_a_name_that_no_file_could_have_on_every_system_is_refused(
+    name: str, registry: dict[str, type[SparseAutoencoder]]
+) -> None:
+    with pytest.raises(ValueError, match="part of file names on every system"):
+        type("Mine", (Linear,), {"architecture": name})
+    assert name not in registry
+
+
 def test_ones_own_class_may_be_defined_again_with_other_knobs(registry: dict[str, type[SparseAutoencoder]]) -> None:
     knob = replace(L1_COEFFICIENT, name="my_price")
     for default in (1.0, 2.0):  # as a notebook's cell that is run again
