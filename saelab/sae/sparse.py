@@ -138,18 +138,15 @@ class Search:
         self.is_compiled = self._most >= 0 and x.device.type == "cpu"
         """Whether compiled loops may find the entries, by `product` and then `loops.find`."""
         if not self.is_compiled:
-            self._u = self.xc @ W_enc
+            self._u = workers.matmul(self.xc, W_enc)
             return
         n, d_sae = len(x), W_enc.shape[1]
         self._factors = _screen(self.xc, W_enc, self._limit) if _screens(self.xc, W_enc) else None
         left, right = self._factors or (self.xc, W_enc.detach())
         in_half = torch.is_autocast_enabled("cpu")
         kind = torch.get_autocast_dtype("cpu") if in_half else left.dtype
-        self._left, self._right, self._out = (
-            left.detach().to(kind),
-            right.to(kind),
-            left.new_empty(n, d_sae, dtype=kind),
-        )
+        self._left, self._right = left.detach().to(kind), right.to(kind)
+        self._out = left.new_empty(n, d_sae, dtype=kind)
         n_parts = len(workers.parts_of(n))
         self.allowed = int(self._most * -(-n // n_parts) * d_sae)
         self.columns = np.empty(n_parts * (self.allowed + d_sae), np.int32)
@@ -226,8 +223,9 @@ class Search:
     def all_entries(self) -> DenseEntries:
         x, b_dec, W_enc = self._inputs
         with torch.no_grad():
-            u = self._u if self._u is not None else self._out if self._factors is None else self.xc @ W_enc
-        return DenseEntries(_Project.apply(x, b_dec, W_enc, self.xc, u, None), x - b_dec)
+            if self._u is None:
+                self._u = self._out if self._factors is None else workers.matmul(self.xc, W_enc)
+        return DenseEntries(_Project.apply(x, b_dec, W_enc, self.xc, self._u, None), x - b_dec)
 
 
 def choose_entries(

@@ -73,13 +73,14 @@ def run(work: float, *jobs: Job) -> None:
     work
         About how many multiplications they take together.
     """
-    waiting = iter([(job, part) for job, n in jobs for part in parts_of(n)])
+    parts = [(job, part) for job, n in jobs for part in parts_of(n)]
+    waiting = iter(parts)
 
     def take() -> None:
         for job, part in waiting:
             job(*part)
 
-    n_threads = n_threads_of_torch()
+    n_threads = min(n_threads_of_torch(), len(parts))
     # Where another thread is training, too, each does its own work.
     if n_threads == 1 or work < SMALL_WORK or not _in_use.acquire(blocking=False):
         take()
