@@ -7,7 +7,8 @@ microseconds, whatever the size; at a tutorial's size a step of some hundred of 
 Values and gradients are those of `SparseAutoencoder.training_pass`.
 """
 
-from typing import Any, NamedTuple
+import functools
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -79,10 +80,7 @@ def learn(
     (n, d_in), d_sae = x.shape, len(loss.gate_bias)
     kind = x.numpy().dtype
 
-    def number(value: float) -> Any:
-        with np.errstate(over="ignore"):  # an endless coefficient shows in the loss
-            return kind.type(value)
-
+    number = functools.partial(workers.number, kind=kind)
     gate_bias, slope, shift = (tensor.detach().numpy() for tensor in loss[:3])
     weights = np.ones_like(shift) if loss.norms is None else loss.norms.numpy()
     encoder, decoder = W_enc.detach().T.numpy(), W_dec.detach().numpy()

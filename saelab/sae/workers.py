@@ -54,6 +54,12 @@ def loops() -> Any:
     return compiled()
 
 
+def number(value: float, kind: Any) -> Any:
+    """A loop's scalar argument, of NumPy's type ``kind``; infinite where it is too large for that."""
+    with np.errstate(over="ignore"):
+        return kind.type(value)
+
+
 @functools.lru_cache(maxsize=64)
 def parts_of(n: int) -> tuple[tuple[int, int, int], ...]:
     """The parts in which ``n`` rows are taken: first, last, and the part's number."""

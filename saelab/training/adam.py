@@ -101,7 +101,7 @@ class Adam:
             rate = lr * self._sae.lr_factors.get(name, 1.0) / (1 - beta1**n)
             numbers = (beta1, beta2, rate, 1 / math.sqrt(1 - beta2**n), EPS)
             keeps_norms = name == "W_dec" and self._sae.has_unit_decoder
-            arguments = (*arrays, *map(square.dtype.type, numbers), keeps_norms)
+            arguments = (*arrays, *(workers.number(value, square.dtype) for value in numbers), keeps_norms)
             jobs.append((functools.partial(_update, arguments), len(arrays[0])))
             work += 4 * square.size
         workers.run(work, *jobs)
