@@ -311,7 +311,7 @@ def test_the_crossover_of_a_device_is_measured_and_one_without_sparse_kernels_st
 
 
 @pytest.mark.parametrize("n_rows", [1, 63, 64, 200, 1500])
-def test_parts_cover_all_rows_once_and_do_not_depend_on_threads(n_rows: int) -> None:
+def test_parts_cover_all_rows_once_and_do_not_depend_on_threads(n_rows: int, one_thread: None) -> None:
     for n_threads in (1, 2, 3):
         torch.set_num_threads(n_threads)
         done = np.zeros(n_rows, int)
