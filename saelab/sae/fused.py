@@ -79,7 +79,6 @@ def learn(
     loops = workers.loops()
     (n, d_in), d_sae = x.shape, len(loss.gate_bias)
     kind = x.numpy().dtype
-
     number = functools.partial(workers.number, kind=kind)
     gate_bias, slope, shift = (tensor.detach().numpy() for tensor in loss[:3])
     weights = np.ones_like(shift) if loss.norms is None else loss.norms.numpy()

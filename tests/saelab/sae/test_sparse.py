@@ -91,19 +91,21 @@ def assert_close(ours: torch.Tensor, theirs: torch.Tensor, relative: float, scal
     torch.testing.assert_close(ours.to(theirs.dtype), theirs, rtol=0, atol=relative * largest + 1e-30)
 
 
-@settings(max_examples=300)
-@given(
-    name=st.sampled_from(sorted(VARIANTS)),
-    precision=st.sampled_from(
+ANY_STEP: dict[str, Any] = {
+    "name": st.sampled_from(sorted(VARIANTS)),
+    "precision": st.sampled_from(
         [(torch.float64, 1e-10, False), (torch.float32, 1e-5, False), (torch.float32, 1e-5, True)]
     ),
-    batch=st.integers(1, 17),
-    d_in=st.integers(1, 40),
-    d_sae=st.integers(1, 70),
-    shift=st.sampled_from([-100.0, -3.0, -1.5, 0.0, 2.0, 100.0]),
-    threshold=st.sampled_from([-0.5, 0.0, 0.8]),
-    seed=st.integers(0, 10_000),
-)
+    "d_in": st.integers(1, 40),
+    "shift": st.sampled_from([-100.0, -3.0, -1.5, 0.0, 2.0, 100.0]),
+    "threshold": st.sampled_from([-0.5, 0.0, 0.8]),
+    "seed": st.integers(0, 10_000),
+}
+"""A variant, its type with the tolerance and whether it is screened, and the rest of a step."""
+
+
+@settings(max_examples=300)
+@given(batch=st.integers(1, 17), d_sae=st.integers(1, 70), **ANY_STEP)
 def test_sparse_and_dense_steps_agree_in_every_loss_term_and_gradient(
     name: str,
     precision: tuple[torch.dtype, float, bool],
@@ -137,19 +139,7 @@ def test_sparse_and_dense_steps_agree_in_every_loss_term_and_gradient(
 
 
 @settings(max_examples=300)
-@given(
-    name=st.sampled_from(sorted(VARIANTS)),
-    precision=st.sampled_from(
-        [(torch.float64, 1e-10, False), (torch.float32, 1e-5, False), (torch.float32, 1e-5, True)]
-    ),
-    batch=st.integers(1, 150),
-    d_in=st.integers(1, 40),
-    d_sae=st.integers(1, 100),
-    shift=st.sampled_from([-100.0, -3.0, -1.5, 0.0, 2.0, 100.0]),
-    threshold=st.sampled_from([-0.5, 0.0, 0.8]),
-    share=st.sampled_from([1.0, 0.25]),
-    seed=st.integers(0, 10_000),
-)
+@given(batch=st.integers(1, 150), d_sae=st.integers(1, 100), share=st.sampled_from([1.0, 0.25]), **ANY_STEP)
 def test_a_training_step_has_the_gradients_and_sums_of_the_dense_loss(
     name: str,
     precision: tuple[torch.dtype, float, bool],
