@@ -10,6 +10,9 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 # Reordering sums lets the compiler use a CPU's vector instructions; NaN and infinity keep their meaning.
 _options: dict[str, Any] = {
@@ -158,6 +161,86 @@ def _find_row(b, screened, u, marks, xc, W_enc, limit, columns, values, at):
     if screened:
         return _screen_row(marks[b], xc[b], W_enc, limit, columns, values, at)
     return _find_in_row(u[b], limit, columns, values, at)
+
+
+LARGE = 1e15
+"""Products of lengths up to here are far from overflowing."""
+UP = 1 + 2**-7
+"""More than what rounding to bfloat16 takes away."""
+
+
+@intrinsic
+def _bfloat16(_, value):
+    """The bits of a float32 rounded to bfloat16, ties to even."""
+
+    def code(context, builder, signature, arguments):
+        word = ir.IntType(32)
+        bits = builder.bitcast(arguments[0], word)
+        odd = builder.and_(builder.lshr(bits, word(16)), word(1))
+        rounded = builder.add(builder.add(bits, word(0x7FFF)), odd)
+        return builder.trunc(builder.lshr(rounded, word(16)), ir.IntType(16))
+
+    return types.int16(types.float32), code
+
+
+@intrinsic
+def _float32(_, bits):
+    """A bfloat16 from its bits."""
+
+    def code(context, builder, signature, arguments):
+        word = ir.IntType(32)
+        return builder.bitcast(builder.shl(builder.zext(arguments[0], word), word(16)), ir.FloatType())
+
+    return types.float32(types.int16), code
+
+
+@_inlined
+def _round(row, out):
+    """``row`` in bfloat16 and its length; zeros where that is not below `LARGE`."""
+    square = np.float32(0)
+    for i in range(len(row)):
+        square += row[i] * row[i]
+    length = math.sqrt(square)
+    if length < LARGE:
+        for i in range(len(row)):
+            out[i] = _bfloat16(row[i])
+        out[len(row) :] = 0
+    else:
+        out[:] = 0
+    return length
+
+
+@_compiled
+def round_inputs(first, last, rows, out):
+    """The left factor of `saelab.sae.sparse.Screen`: rows in bfloat16, then their lengths, 1 and 1."""
+    one, far = _bfloat16(np.float32(1)), _bfloat16(np.float32(LARGE))
+    n = rows.shape[1]
+    for b in range(first, last):
+        length = _round(rows[b], out[b])
+        if length < LARGE:
+            out[b, n] = _bfloat16(np.float32(length * UP + 1e-17))  # a length may lose what is below 1e-19 in a row
+            out[b, n + 1], out[b, n + 2] = one, one
+        else:  # positive with every feature
+            out[b, n] = far
+
+
+@_compiled
+def round_features(first, last, rows, limit, out):
+    """Its right factor, transposed: features in bfloat16, then the margin for a length of 1, and minus the limit."""
+    one, far = _bfloat16(np.float32(1)), _bfloat16(np.float32(LARGE))
+    n = rows.shape[1]
+    margin = 1.01 * 2**-7 + n * 2**-22
+    for j in range(first, last):
+        length = _round(rows[j], out[j])
+        if length < LARGE and abs(limit[j]) < LARGE:
+            out[j, n] = _bfloat16(np.float32(length * UP * margin + 1e-17))
+            bias = np.float32(abs(limit[j]) * 2**-10 - limit[j] + 1e-30)  # the last for what may be taken for 0
+            upper = _bfloat16(bias)
+            out[j, n + 1] = upper
+            out[j, n + 2] = _bfloat16(bias - _float32(upper))
+        else:  # positive with every input
+            out[j] = 0
+            out[j, n], out[j, n + 1] = one, far
 
 
 @_compiled

@@ -28,7 +28,7 @@ from saelab.sae import workers
 
 DENSE_ABOVE = 0.2
 """Share of active entries above which two dense matmuls are faster, measured on a CPU (`tests/benchmarks/step.py`)."""
-SCREENED_WORK = 2**28
+SCREENED_WORK = 2**25
 """Multiplications of an encoder from which on the bfloat16 screen can pay for its preparation."""
 
 
@@ -141,12 +141,11 @@ class Search:
             self._u = workers.matmul(self.xc, W_enc)
             return
         n, d_sae = len(x), W_enc.shape[1]
-        self._factors = _screen(self.xc, W_enc, self._limit) if _screens(self.xc, W_enc) else None
-        left, right = self._factors or (self.xc, W_enc.detach())
-        in_half = torch.is_autocast_enabled("cpu")
-        kind = torch.get_autocast_dtype("cpu") if in_half else left.dtype
-        self._left, self._right = left.detach().to(kind), right.to(kind)
-        self._out = left.new_empty(n, d_sae, dtype=kind)
+        self._screen = Screen(self.xc, W_enc, self._limit) if _screens(self.xc, W_enc) else None
+        if self._screen is None:
+            kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else W_enc.dtype
+            self._factors = self.xc.to(kind), W_enc.detach().to(kind)
+            self._out = self.xc.new_empty(n, d_sae, dtype=kind)
         n_parts = len(workers.parts_of(n))
         self.allowed = int(self._most * -(-n // n_parts) * d_sae)
         self.columns = np.empty(n_parts * (self.allowed + d_sae), np.int32)
@@ -160,17 +159,21 @@ class Search:
 
     def product(self, first: int, last: int) -> None:
         """The matrix product for some of the rows, without which their entries cannot be found."""
-        torch.mm(self._left[first:last], self._right, out=self._out[first:last])
+        if self._screen is not None:
+            self._screen.product(first, last)
+        else:
+            left, right = self._factors
+            torch.mm(left[first:last], right, out=self._out[first:last])
 
     @property
     def arguments(self) -> tuple[Any, ...]:
         """What `loops.find` takes after the part."""
         W_enc = rows_of(self._inputs[2].T)
-        screened = self._factors is not None
-        marks = self._out.view(torch.int16).numpy() if screened else np.empty((0, 0), np.int16)
-        u = W_enc[:0] if screened else array_of(self._out.to(self.xc.dtype))
+        screen = self._screen
+        marks = np.empty((0, 0), np.int16) if screen is None else screen.marks
+        u = W_enc[:0] if screen is not None else array_of(self._out.to(self.xc.dtype))
         return (
-            screened, u, marks, rows_of(self.xc), W_enc, array_of(self._limit), self.allowed,
+            screen is not None, u, marks, rows_of(self.xc), W_enc, array_of(self._limit), self.allowed,
             self.columns, self.values, self.starts, self.ends, self.found,
         )  # fmt: skip
 
@@ -205,7 +208,7 @@ class Search:
         return self._u.take(flat).to(self.xc.dtype), Pattern.at(flat, *self._u.shape)
 
     def _find(self) -> None:
-        n, work = len(self.xc), self._left.shape[0] * self._right.numel()
+        n, work = len(self.xc), len(self.xc) * self._inputs[2].numel()
         if torch.is_autocast_enabled("cpu"):  # the product's rows are converted before they are searched
             with torch.autocast("cpu", enabled=False):
                 workers.run(work, (lambda first, last, part: self.product(first, last), n))
@@ -224,7 +227,7 @@ class Search:
         x, b_dec, W_enc = self._inputs
         with torch.no_grad():
             if self._u is None:
-                self._u = self._out if self._factors is None else workers.matmul(self.xc, W_enc)
+                self._u = self._out if self._screen is None else workers.matmul(self.xc, W_enc)
         return DenseEntries(_Project.apply(x, b_dec, W_enc, self.xc, self._u, None), x - b_dec)
 
 
@@ -292,31 +295,41 @@ def bfloat16_pays() -> bool:
     return best[0] > 1.5 * best[1]
 
 
-def _screen(xc: Tensor, W_enc: Tensor, limit: Tensor) -> tuple[Tensor, Tensor] | None:
+class Screen:
     """Factors in bfloat16 whose product is positive where ``xc @ W_enc`` exceeds ``limit``, and in few other places.
 
     Nothing is missed: rounding both factors to 8 bits moves a product of rows a and b by less than
     ``1.01 * 2**-7 * |a| * |b|`` (Cauchy-Schwarz), and accumulating n terms in float32 by less than
     ``n * 2**-22 * |a| * |b|``. That margin and ``-limit`` are columns of the matmul itself, each rounded up, so that
-    every entry that may exceed the limit comes out positive. None where something is not finite.
+    every entry that may exceed the limit comes out positive; all entries do of a row or feature that is huge or not
+    finite.
     """
-    n, d_in = xc.shape
-    lengths, norms = xc.norm(dim=1), W_enc.norm(dim=0)
-    if not bool((lengths.sum() * norms.sum() + limit.abs().sum()).isfinite()):
-        return None
-    up = 1 + 2**-7  # more than what rounding to bfloat16 takes away
-    bias = limit.abs() * 2**-10 - limit + 1e-30  # the last for numbers so small that they may be taken for 0
-    width = -(-(d_in + 3) // 32) * 32  # whole tiles
-    left = xc.new_zeros(n, width, dtype=torch.bfloat16)
-    left[:, :d_in] = xc
-    left[:, d_in] = lengths * up
-    left[:, d_in + 1 : d_in + 3] = 1
-    right = xc.new_zeros(len(limit), width, dtype=torch.bfloat16)
-    right[:, :d_in] = W_enc.T
-    right[:, d_in] = norms * up * (1.01 * 2**-7 + d_in * 2**-22)
-    right[:, d_in + 1] = bias
-    right[:, d_in + 2] = bias - right[:, d_in + 1].float()
-    return left, right.T
+
+    def __init__(self, xc: Tensor, W_enc: Tensor, limit: Tensor) -> None:
+        (n, d_in), d_sae = xc.shape, W_enc.shape[1]
+        width = -(-(d_in + 3) // 32) * 32  # whole tiles
+        self._inputs, self._left, right = (
+            rows_of(xc),
+            np.empty((n, width), np.int16),
+            np.empty((d_sae, width), np.int16),
+        )
+        arguments = (rows_of(W_enc.T), array_of(limit), right)
+        workers.run(
+            4 * right.size, (lambda first, last, _: workers.loops().round_features(first, last, *arguments), d_sae)
+        )
+        self._factors = tuple(torch.from_numpy(bits).view(torch.bfloat16) for bits in (self._left, right))
+        self._product = xc.new_empty(n, d_sae, dtype=torch.bfloat16)
+
+    def product(self, first: int, last: int) -> None:
+        """Find `marks` for some of the rows."""
+        workers.loops().round_inputs(first, last, self._inputs, self._left)
+        left, right = self._factors
+        torch.mm(left[first:last], right.T, out=self._product[first:last])
+
+    @property
+    def marks(self) -> Any:
+        """``(batch, d_sae)``, int16, positive at entries that may exceed the limit."""
+        return self._product.view(torch.int16).numpy()
 
 
 def dense_above(x: Tensor, W_enc: Tensor) -> float:

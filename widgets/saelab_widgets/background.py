@@ -38,6 +38,11 @@ class _OneThread:
             self._n_inside += 1
             torch.set_num_threads(1)  # in each thread, since OpenMP counts by thread
 
+    def before(self) -> int:
+        """The number of threads of torch outside of all this."""
+        with self._lock:
+            return self._torch_before if self._n_inside else torch.get_num_threads()
+
     def leave(self) -> None:
         with self._lock:
             self._n_inside -= 1
@@ -132,12 +137,15 @@ class BackgroundLoop:
     def _main(self) -> None:
         error: Exception | None = None
         try:
-            with one_thread_on_small_machines():
-                published = 0.0
-                while not self._stop.is_set() and self._step():
-                    if time.monotonic() - published >= PUBLISH_SECONDS:
+            # A step's threads wait passively, so that it may have them all, unlike what is measured in between.
+            torch.set_num_threads(_ONE_THREAD.before())  # this thread may have been started within
+            published = 0.0
+            while not self._stop.is_set() and self._step():
+                if time.monotonic() - published >= PUBLISH_SECONDS:
+                    with one_thread_on_small_machines():
                         self._publish()
-                        published = time.monotonic()
+                    published = time.monotonic()
+            with one_thread_on_small_machines():
                 self._publish()
         except Exception as caught:
             error = caught

@@ -187,9 +187,9 @@ def test_the_bfloat16_screen_misses_no_entry(seed: int, batch: int, d_in: int, d
     generator = torch.Generator().manual_seed(seed)
     x, W = torch.randn(batch, d_in, generator=generator), torch.randn(d_in, d_sae, generator=generator) * magnitude
     limit = (x @ W).median(dim=0).values * (1 + 1e-3 * torch.randn(d_sae, generator=generator))  # many close calls
-    factors = sparse._screen(x, W, limit)
-    assert factors is not None
-    marked = factors[0] @ factors[1] > 0
+    screen = sparse.Screen(x, W, limit)
+    screen.product(0, batch)
+    marked = torch.from_numpy(screen.marks) > 0
     above = x.double() @ W.double() > limit.double()
     assert not (above & ~marked).any()
 
