@@ -16,6 +16,7 @@ from torch import Tensor
 from saelab.data.activations import ActivationStore
 from saelab.data.shards import StoredRows
 from saelab.errors import InputError, InputTypeError
+from saelab.sae import workers
 from saelab.sae.base import check_activations
 
 Activations = Tensor | StoredRows | ActivationStore | Iterable[Tensor]
@@ -111,8 +112,7 @@ class ShuffledRows(Batches):
             self._epoch = torch.cat([self._epoch, torch.randperm(len(self._x), generator=self._generator)])
         rows, self._epoch = self._epoch[:n], self._epoch[n:]
         own = slice(self._share.process, None, self._share.n_processes)
-        x = self._x.index_select(0, rows[own].to(self._x.device))  # three times as fast as indexing
-        return Batch(x, torch.arange(n)[own], n)
+        return Batch(workers.take_rows(self._x, rows[own]), torch.arange(n)[own], n)
 
     def state(self) -> dict[str, Tensor]:
         return {"generator": self._generator.get_state(), "epoch": self._epoch.clone()}
@@ -158,7 +158,7 @@ class ShuffledBlocks(Batches):
             self._n_drawn += len(drawn)
             place = self._place[drawn]
             own = (place >= 0).nonzero().flatten()
-            parts.append(self._pool.index_select(0, place[own]))
+            parts.append(workers.take_rows(self._pool, place[own]))
             places.append(own + n)
             n += len(drawn)
         return Batch(self._rows.usable(torch.cat(parts)), torch.cat(places), n)

@@ -87,12 +87,13 @@ def learn(
     residual = np.empty((n, d_in), kind)
     frozen = np.empty((n, d_in) if loss.auxiliary else (n, 0), kind)
     n_parts = len(workers.parts_of(n))
-    sums, sum_x, fired = np.empty((n_parts, 6)), np.empty((n_parts, d_in)), np.zeros(d_sae, np.bool_)
+    sums, fired = np.empty((n_parts, 6)), np.zeros(d_sae, np.bool_)
+    sum_x, sum_residual, sum_frozen = np.empty((3, n_parts, d_in))
     to_error, to_auxiliary = number(2 * share / n), number(2 * share * auxiliary / n)
     rows = (
         x.numpy(), decoder, b_dec.detach().numpy(), gate_bias, slope, shift, weights, number(threshold), loss.auxiliary,
         to_error, number(share * sparsity / n), to_auxiliary,
-        codes, d_codes, d_pi, residual, frozen, sums, sum_x, fired,
+        codes, d_codes, d_pi, residual, frozen, sums, sum_x, sum_residual, sum_frozen, fired,
     )  # fmt: skip
     of_rows = (*search.arguments, *rows)
 
@@ -124,10 +125,10 @@ def learn(
     if W_dec.requires_grad:
         W_dec.grad = torch.from_numpy(d_W_dec)
     if b_dec.requires_grad:
-        to_b_dec = residual.sum(axis=0) * to_error + d_b_dec.sum(axis=0)
+        to_b_dec = sum_residual.sum(axis=0) * to_error + d_b_dec.sum(axis=0)
         if loss.live:
-            to_b_dec += frozen.sum(axis=0) * to_auxiliary
-        b_dec.grad = torch.from_numpy(to_b_dec)
+            to_b_dec += sum_frozen.sum(axis=0) * to_auxiliary
+        b_dec.grad = torch.from_numpy(to_b_dec.astype(kind))
     if loss.norms is not None and W_dec.grad is not None:
         by_norm = torch.from_numpy(positive * number(share * sparsity / n)) / loss.norms
         W_dec.grad.addcmul_(by_norm[:, None], W_dec)

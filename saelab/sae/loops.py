@@ -113,40 +113,57 @@ def _dot_rows_twice(of_one, of_other, one, other, places, start, end, matrix):
         e += 1
 
 
+@intrinsic
+def _lowest_bit(_, bits):
+    """Which bit is the lowest that is set."""
+
+    def code(context, builder, signature, arguments):
+        return builder.cttz(arguments[0], ir.IntType(1)(1))
+
+    return types.uint64(types.uint64), code
+
+
+@_inlined
+def _append(bits, block, columns, at):
+    """Append the places of the set bits: without a branch for each of a row's entries, of which few matter."""
+    while bits:
+        columns[at] = block + np.int64(_lowest_bit(bits))
+        at += 1
+        bits &= bits - np.uint64(1)
+    return at
+
+
 @_inlined
 def _find_in_row(row, limit, columns, values, at):
     """Append where ``row`` exceeds ``limit``, or is NaN, and what it is there."""
-    n = len(row)
-    whole = n - n % 32
-    for block in range(0, whole, 32):
-        is_any = False
-        for j in range(block, block + 32):
-            is_any |= not (row[j] <= limit[j])
-        if is_any:  # without a branch for each
-            for j in range(block, block + 32):
-                columns[at], values[at] = j, row[j]
-                at += not (row[j] <= limit[j])
+    start, n = at, len(row)
+    whole = n - n % 64
+    for block in range(0, whole, 64):
+        bits = np.uint64(0)
+        for j in range(64):
+            bits |= np.uint64(not (row[block + j] <= limit[block + j])) << np.uint64(j)
+        at = _append(bits, block, columns, at)
     for j in range(whole, n):
-        columns[at], values[at] = j, row[j]
+        columns[at] = j
         at += not (row[j] <= limit[j])
+    for e in range(start, at):
+        values[e] = row[columns[e]]
     return at
 
 
 @_inlined
 def _screen_row(marks, xc, W_enc, limit, columns, values, at):
     """The same from marked candidates, whose values are computed here."""
-    start = at
-    n = len(marks)
-    for block in range(0, n, 64):
-        last = min(block + 64, n)
-        count = np.int32(0)
-        for j in range(block, last):
-            count += np.int32(marks[j] > 0)
-        if count:
-            for j in range(block, last):
-                if marks[j] > 0:
-                    columns[at] = j
-                    at += 1
+    start, n = at, len(marks)
+    whole = n - n % 64
+    for block in range(0, whole, 64):
+        bits = np.uint64(0)
+        for j in range(64):
+            bits |= np.uint64(marks[block + j] > 0) << np.uint64(j)
+        at = _append(bits, block, columns, at)
+    for j in range(whole, n):
+        columns[at] = j
+        at += marks[j] > 0
     _dot_rows(values, xc, columns, start, at, W_enc)
     kept = start
     for e in range(start, at):
@@ -311,7 +328,7 @@ def sample(first, last, part, starts, columns, left, right, out):
 def learn_rows(
     first, last, part, screened, product, marks, xc, W_enc, limit, allowed, columns, u, starts, ends, found,
     x, W_dec, b_dec, gate_bias, slope, shift, weights, threshold, auxiliary, to_error, to_sparsity, to_auxiliary,
-    codes, d_codes, d_pi, residual, frozen, sums, sum_x, fired,
+    codes, d_codes, d_pi, residual, frozen, sums, sum_x, sum_residual, sum_frozen, fired,
 ):  # fmt: skip
     """Forward and backward, down to the entries, of `saelab.sae.fused`: finds them first, as `find` does.
 
@@ -323,7 +340,7 @@ def learn_rows(
     here = part * (allowed + len(limit))
     at = here
     n_on, penalty, error, auxiliary_error, xx, xe = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    sum_x[part] = 0
+    sum_x[part], sum_residual[part], sum_frozen[part] = 0, 0, 0
     for b in range(first, last):
         start = at
         at = _find_row(b, screened, product, marks, xc, W_enc, limit, columns, u, at)
@@ -353,6 +370,7 @@ def learn_rows(
             square = zero
             for i in range(len(f)):
                 square += f[i] * f[i]
+                sum_frozen[part, i] += f[i]
             auxiliary_error += square
         else:
             _add_rows(r, codes, columns, start, at, W_dec)
@@ -369,6 +387,7 @@ def learn_rows(
             length += x[b, i] * x[b, i]
             along += x[b, i] * r[i]
             sum_x[part, i] += x[b, i]
+            sum_residual[part, i] += r[i]
         error += square
         xx += length
         xe += along

@@ -28,7 +28,7 @@ from saelab.sae import workers
 
 DENSE_ABOVE = 0.2
 """Share of active entries above which two dense matmuls are faster, measured on a CPU (`tests/benchmarks/step.py`)."""
-SCREENED_WORK = 2**25
+SCREENED_WORK = 2**26
 """Multiplications of an encoder from which on the bfloat16 screen can pay for its preparation."""
 
 

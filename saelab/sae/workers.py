@@ -7,6 +7,7 @@ wants one: a second program on the machine, or these threads.
 
 import contextlib
 import functools
+import math
 import os
 import queue
 import tempfile
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 
 MOST_PARTS = 16
-FEWEST_ROWS = 64
+FEWEST_ROWS = 128
 """In a part: matrix products of fewer rows are slow."""
 SMALL_WORK = 500_000
 """Multiplications below which one thread has finished before another would have begun."""
@@ -56,8 +57,14 @@ def loops() -> Any:
 
 def number(value: float, kind: Any) -> Any:
     """A loop's scalar argument, of NumPy's type ``kind``; infinite where it is too large for that."""
-    with np.errstate(over="ignore"):
-        return kind.type(value)
+    if abs(value) > _largest(kind):
+        value = math.copysign(math.inf, value)
+    return kind.type(value)
+
+
+@functools.cache
+def _largest(kind: Any) -> float:
+    return float(np.finfo(kind).max)
 
 
 @functools.lru_cache(maxsize=64)
@@ -115,6 +122,20 @@ def matmul(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
     run(left.shape[0] * right.numel(), (multiply, len(left)))
     return product
+
+
+def take_rows(matrix: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """``matrix[rows]``, shared out on a CPU: rows that lie apart in memory take much longer than their size says."""
+    if matrix.device.type != "cpu":
+        return matrix.index_select(0, rows.to(matrix.device))
+    matrix = matrix.detach()
+    taken = matrix.new_empty(len(rows), *matrix.shape[1:])
+
+    def take(first: int, last: int, part: int) -> None:
+        torch.index_select(matrix, 0, rows[first:last], out=taken[first:last])
+
+    run(8 * taken.numel(), (take, len(rows)))
+    return taken
 
 
 _alone = threading.local()

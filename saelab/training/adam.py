@@ -39,19 +39,32 @@ class Adam:
             weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64) and weight.is_contiguous()
             for weight in self.weights.values()
         )
-        groups = [{"params": [one], "lr_factor": sae.lr_factors.get(name, 1.0)} for name, one in self.weights.items()]
-        self._torch = torch.optim.Adam(groups, betas=betas, eps=EPS, fused=True)
+        self._torch: torch.optim.Adam | None = None
+        self._own: dict[str, dict[str, Tensor]] = {name: {} for name in self.weights}
+        self._arrays: dict[str, tuple[Any, ...]] = {}
+        """Of each parameter updated so far: step, weight, first and second moment as the compiled loop takes them."""
+        if not self._is_compiled:
+            groups = [
+                {"params": [one], "lr_factor": sae.lr_factors.get(name, 1.0)} for name, one in self.weights.items()
+            ]
+            self._torch = torch.optim.Adam(groups, betas=betas, eps=EPS, fused=True)
 
     @property
     def moments(self) -> dict[str, dict[str, Tensor]]:
         """By parameter name, features first: ``exp_avg_sq``, ``exp_avg`` where it is kept, and ``step``."""
+        if self._torch is None:
+            return self._own
         return {name: self._torch.state[weight] for name, weight in self.weights.items()}
 
     def restore(self, moments: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Go on from the ``moments`` of another run of the same SAE, on any device."""
+        self._arrays.clear()
         for name, weight in self.weights.items():
             state = {key: tensor.to(weight.device) for key, tensor in moments[name].items()}
-            if state and not self._is_compiled:
+            if self._torch is None:
+                self._own[name] = state
+                continue
+            if state:
                 state.setdefault("exp_avg", torch.zeros_like(weight))
             self._torch.state[weight] = state
 
@@ -69,7 +82,7 @@ class Adam:
             gradient = parameter.grad
             # Both updates take gradients to be laid out in memory as the weights are, torch's without asking.
             weight.grad = None if gradient is None else self._sae.features_first(name, gradient).contiguous()
-        if self._is_compiled:
+        if self._torch is None:
             self._compiled_step(lr)
             return
         self._sae.project_decoder_gradient()
@@ -85,26 +98,30 @@ class Adam:
         for name, weight in self.weights.items():
             if weight.grad is None:
                 continue
-            state = self._torch.state[weight]
-            if "exp_avg_sq" not in state:
-                state |= {"step": torch.tensor(0.0), "exp_avg_sq": torch.zeros_like(weight)}
-            if beta1 and "exp_avg" not in state:
-                state["exp_avg"] = torch.zeros_like(weight)
-            step = state["step"].numpy()
+            if name not in self._arrays:
+                self._arrays[name] = self._arrays_of(name, weight)
+            step, values, mean, square = self._arrays[name]
             step += 1
-            n, square = float(step), state["exp_avg_sq"].numpy()
-            arrays = [weight.numpy(), weight.grad.numpy(), square, square]
-            if beta1:
-                arrays[2] = state["exp_avg"].numpy()
-            if weight.ndim == 1:
-                arrays = [array[None] for array in arrays]
+            n, kind = float(step), values.dtype
             rate = lr * self._sae.lr_factors.get(name, 1.0) / (1 - beta1**n)
             numbers = (beta1, beta2, rate, 1 / math.sqrt(1 - beta2**n), EPS)
             keeps_norms = name == "W_dec" and self._sae.has_unit_decoder
-            arguments = (*arrays, *(workers.number(value, square.dtype) for value in numbers), keeps_norms)
-            jobs.append((functools.partial(_update, arguments), len(arrays[0])))
-            work += 4 * square.size
+            gradient = weight.grad.numpy().reshape(values.shape)
+            arguments = (values, gradient, mean, square, *(workers.number(one, kind) for one in numbers), keeps_norms)
+            jobs.append((functools.partial(_update, arguments), len(values)))
+            work += 4 * values.size
         workers.run(work, *jobs)
+
+    def _arrays_of(self, name: str, weight: Tensor) -> tuple[Any, ...]:
+        state = self._own[name]
+        if "exp_avg_sq" not in state:
+            state |= {"step": torch.tensor(0.0), "exp_avg_sq": torch.zeros_like(weight)}
+        if self._betas[0] and "exp_avg" not in state:
+            state["exp_avg"] = torch.zeros_like(weight)
+        square = state["exp_avg_sq"]
+        mean = state["exp_avg"] if self._betas[0] else square  # which is not used
+        rows = (array[None] if array.ndim == 1 else array for array in (weight.numpy(), mean.numpy(), square.numpy()))
+        return state["step"].numpy(), *rows
 
 
 def _update(arguments: tuple[Any, ...], first: int, last: int, part: int) -> None:
