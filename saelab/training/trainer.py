@@ -297,8 +297,9 @@ class Trainer:
         W, done = self.sae.W_enc, self.n_steps_done
         x = x.to(device=W.device, dtype=W.dtype)
         coefficients = self._coefficients_now(done)
-        result = self.sae.training_pass(x, coefficients, self._moment())
-        return self._record(done, BatchSums.of(x, result), len(x), coefficients, self.lr * self._lr_schedule(done))
+        with workers.without_openmp():
+            sums = BatchSums.of(x, self.sae.training_pass(x, coefficients, self._moment()))
+            return self._record(done, sums, len(x), coefficients, self.lr * self._lr_schedule(done))
 
     def _coefficients_now(self, done: int) -> dict[str, float]:
         risen = min(1.0, (done + 1) / max(1, self.config.sparsity_warmup_steps))

@@ -79,8 +79,9 @@ class BackgroundLoop:
     """Call ``step`` in a daemon thread until it returns False or `stop` is called.
 
     ``publish`` is called at most 12 times a second and always once more at the end, then ``ended`` with the exception
-    that ended the loop or None; all three run in the loop's thread. At most one loop runs in a process: starting one
-    stops the other, so that a cell that is run again does not leave its first loop behind.
+    that ended the loop or None; all three run in the loop's thread, with all of torch's threads: a trainer's wait
+    without using a core. What else computes there takes `one_thread_on_small_machines`. At most one loop runs in a
+    process: starting one stops the other, so that a cell that is run again does not leave its first loop behind.
     """
 
     _latest: ClassVar["BackgroundLoop | None"] = None
@@ -137,16 +138,13 @@ class BackgroundLoop:
     def _main(self) -> None:
         error: Exception | None = None
         try:
-            # A step's threads wait passively, so that it may have them all, unlike what is measured in between.
             torch.set_num_threads(_ONE_THREAD.before())  # this thread may have been started within
             published = 0.0
             while not self._stop.is_set() and self._step():
                 if time.monotonic() - published >= PUBLISH_SECONDS:
-                    with one_thread_on_small_machines():
-                        self._publish()
+                    self._publish()
                     published = time.monotonic()
-            with one_thread_on_small_machines():
-                self._publish()
+            self._publish()
         except Exception as caught:
             error = caught
         try:

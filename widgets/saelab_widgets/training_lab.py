@@ -256,12 +256,11 @@ class TrainingLab(Instrument, HasSAE):
         self.observe(self._on_setup, list(SETUP))
         self.observe(self._on_knob, list(self._knobs))
         self.observe(self._on_shown_charts, "shown_charts")
-        with one_thread_on_small_machines():  # several would wait for one another where another notebook trains
-            for _ in range(warm_up_steps):
-                self.trainer.step()
-                if self.trainer.n_steps_done % 20 == 0:
-                    self._publish()
-            self._publish()
+        for _ in range(warm_up_steps):
+            self.trainer.step()
+            if self.trainer.n_steps_done % 20 == 0:
+                self._publish()
+        self._publish()
         self.status = "Press Start, then drag the L1 penalty."
 
     @property
@@ -478,7 +477,8 @@ class TrainingLab(Instrument, HasSAE):
         row = {**measured.as_dict(), **dict(zip(PROBE_COLUMNS, probed, strict=True)), **terms}
         further = [name for name in FURTHER if name in self.shown_charts]
         if further:
-            metrics = saelab.evaluate(self.sae, self._test_x[:N_MEASURED]).as_dict()
+            with one_thread_on_small_machines():
+                metrics = saelab.evaluate(self.sae, self._test_x[:N_MEASURED]).as_dict()
             row |= {name: metrics[name] for name in further}
         self._add_row(tuple(row.get(name, math.nan) for name in self._columns))
         del self.trainer.records[:-MAX_RECORDS]
@@ -492,6 +492,7 @@ class TrainingLab(Instrument, HasSAE):
         self._sae_has_changed()
 
     @torch.no_grad()
+    @one_thread_on_small_machines()
     def _probe(self) -> ProbeReport:
         assert self._sentiment is not None
         train, test = (LabelledActivations(self.sae.encode(part.x), part.labels) for part in self._sentiment)
