@@ -102,8 +102,9 @@ class ShuffledRows(Batches):
     def __init__(self, x: Tensor, batch_size: int, seed: int, share: Share) -> None:
         self._x = x
         self._batch_size = batch_size
-        self._share = share
         self._generator = torch.Generator().manual_seed(seed)
+        self._own = slice(share.process, None, share.n_processes)
+        self._places = torch.arange(batch_size)[self._own]
         self._epoch = torch.empty(0, dtype=torch.long)
 
     def draw(self) -> Batch:
@@ -111,8 +112,7 @@ class ShuffledRows(Batches):
         while len(self._epoch) < n:  # also right if the batch is larger than the data
             self._epoch = torch.cat([self._epoch, torch.randperm(len(self._x), generator=self._generator)])
         rows, self._epoch = self._epoch[:n], self._epoch[n:]
-        own = slice(self._share.process, None, self._share.n_processes)
-        return Batch(workers.take_rows(self._x, rows[own]), torch.arange(n)[own], n)
+        return Batch(workers.take_rows(self._x, rows[self._own]), self._places, n)
 
     def state(self) -> dict[str, Tensor]:
         return {"generator": self._generator.get_state(), "epoch": self._epoch.clone()}

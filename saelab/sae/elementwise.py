@@ -12,7 +12,7 @@ from torch import Tensor
 from saelab.errors import InputError, InputTypeError
 from saelab.sae.base import ARCHITECTURES, BatchSums, Encoded, GradientPass, SparseAutoencoder
 from saelab.sae.declarations import Knob, Moment
-from saelab.sae.fused import GateLoss, learn
+from saelab.sae.fused import GateLoss, Learnt, learn
 from saelab.sae.sparse import DenseEntries, Entries, Search
 
 if TYPE_CHECKING:
@@ -90,9 +90,12 @@ class ElementwiseSAE(SparseAutoencoder):
         """
         return None
 
-    def set_gate_gradients(self, gate_bias: Tensor, slope: Tensor, shift: Tensor) -> None:
-        """Gradients of its own parameters from those of the three tensors in `gate_loss`, ``(d_sae,)``."""
-        raise NotImplementedError
+    def set_gate_gradients(self, loss: GateLoss, learnt: Learnt) -> None:
+        """Give its own parameters their gradients, from those of the three tensors of its `gate_loss`.
+
+        Has to be there where `gate_loss` gives one.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has a gate_loss but no set_gate_gradients")
 
     def encode_for_loss(self, x: Tensor) -> Encoded:
         """All entries, or those that matter to the loss where that is faster and gives the same."""
@@ -120,7 +123,7 @@ class ElementwiseSAE(SparseAutoencoder):
         )  # fmt: skip
         if learnt is None:
             return self._backward(x, self._encoded(search.all_entries()), coefficients, moment, share)
-        self.set_gate_gradients(learnt.gate_bias, learnt.slope, learnt.shift)
+        self.set_gate_gradients(loss, learnt)
         sums = learnt.sums
         total = sums.error + sparsity * sums.penalty + auxiliary * sums.auxiliary_error
         values = {"sparsity": sums.penalty, "auxiliary": sums.auxiliary_error}

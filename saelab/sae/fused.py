@@ -102,9 +102,9 @@ def learn(
         loops.learn_rows(first, last, part, *of_rows)
 
     workers.run(n * d_sae * d_in, (learn_rows, n))
-    if (search.found < 0).any():
+    n_active = search.n_found
+    if n_active is None:
         return None
-    n_active = int(search.found.sum())
     column_starts = np.empty(d_sae + 1, np.int64)
     order, of_row = np.empty(n_active, np.int32), np.empty(n_active, np.int32)
     gathered, to_encoder = np.empty(n_active, kind), np.empty(n_active, kind)

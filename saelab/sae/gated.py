@@ -11,7 +11,7 @@ from saelab.errors import InputError
 from saelab.sae.base import L1_COEFFICIENT, SPARSITY, Encoded, Preset, SparseAutoencoder, mean_square
 from saelab.sae.declarations import ForeignForm, Knob, Look, LossTerm, Moment
 from saelab.sae.elementwise import ElementwiseSAE
-from saelab.sae.fused import GateLoss
+from saelab.sae.fused import GateLoss, Learnt
 from saelab.sae.sparse import Entries
 
 if TYPE_CHECKING:
@@ -139,10 +139,10 @@ class GatedSAE(ElementwiseSAE):
         return GateLoss(self.b_gate, self._slope(), self.b_mag, self.live_norms(), auxiliary, live)
 
     @torch.no_grad()
-    def set_gate_gradients(self, gate_bias: Tensor, slope: Tensor, shift: Tensor) -> None:
-        self.b_gate.grad, self.b_mag.grad = gate_bias, shift
+    def set_gate_gradients(self, loss: GateLoss, learnt: Learnt) -> None:
+        self.b_gate.grad, self.b_mag.grad = learnt.gate_bias, learnt.shift
         if "r_mag" in self.feature_parameters:
-            self.r_mag.grad = slope * self.r_mag.exp()
+            self.r_mag.grad = learnt.slope * loss.slope
 
     def loss_terms(self, x: Tensor, encoded: Encoded, residual: Tensor, moment: Moment) -> Mapping[str, Tensor]:
         """The L1 penalty on relu(pi_gate), and E||x - recon_frozen(relu(pi_gate))||^2 (paper, eq. 8).

@@ -9,7 +9,7 @@ from saelab.errors import InputTypeError
 from saelab.sae.base import SparseAutoencoder
 from saelab.sae.declarations import Look
 from saelab.sae.elementwise import ElementwiseSAE
-from saelab.sae.fused import GateLoss
+from saelab.sae.fused import GateLoss, Learnt
 from saelab.sae.sparse import Entries
 from saelab.sae.standard import StandardSAE
 
@@ -59,8 +59,9 @@ class RescaleShiftSAE(ElementwiseSAE):
         return GateLoss(self.b_enc, slope, slope * self.b_enc + self.b_mag, norms=None, auxiliary=False, live=False)
 
     @torch.no_grad()
-    def set_gate_gradients(self, gate_bias: Tensor, slope: Tensor, shift: Tensor) -> None:
-        self.r_mag.grad, self.b_mag.grad = (slope + self.b_enc * shift) * self.r_mag.exp(), shift
+    def set_gate_gradients(self, loss: GateLoss, learnt: Learnt) -> None:
+        self.r_mag.grad = (learnt.slope + self.b_enc * learnt.shift) * loss.slope
+        self.b_mag.grad = learnt.shift
 
     @torch.no_grad()
     def magnitude_line(self) -> tuple[Tensor, Tensor]:

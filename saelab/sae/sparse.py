@@ -177,6 +177,12 @@ class Search:
             self.columns, self.values, self.starts, self.ends, self.found,
         )  # fmt: skip
 
+    @property
+    def n_found(self) -> int | None:
+        """The number of entries that compiled loops have found; None where they are too many."""
+        found: list[int] = self.found.tolist()
+        return None if min(found) < 0 else sum(found)
+
     def entries(self) -> Entries:
         """The entries that matter, or all where these are too many."""
         found = self._found_by_loops() if self.is_compiled else self._found_by_torch()
@@ -189,9 +195,9 @@ class Search:
     def _found_by_loops(self) -> "tuple[Tensor, Pattern] | None":
         """Values and places of the entries that matter, unless they are too many."""
         self._find()
-        if (self.found < 0).any():
+        n_found = self.n_found
+        if n_found is None:
             return None
-        n_found = int(self.found.sum())
         row_starts, columns = np.empty(len(self.starts) + 1, np.int64), np.empty(n_found, np.int32)
         values = np.empty(n_found, self.values.dtype)
         workers.loops().gather(self.starts, self.ends, self.columns, self.values, row_starts, columns, values)
@@ -314,9 +320,7 @@ class Screen:
             np.empty((d_sae, width), np.int16),
         )
         arguments = (rows_of(W_enc.T), array_of(limit), right)
-        workers.run(
-            4 * right.size, (lambda first, last, _: workers.loops().round_features(first, last, *arguments), d_sae)
-        )
+        workers.run(right.size, (lambda first, last, _: workers.loops().round_features(first, last, *arguments), d_sae))
         self._factors = tuple(torch.from_numpy(bits).view(torch.bfloat16) for bits in (self._left, right))
         self._product = xc.new_empty(n, d_sae, dtype=torch.bfloat16)
 

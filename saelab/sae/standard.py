@@ -10,7 +10,7 @@ from saelab.errors import InputError
 from saelab.sae.base import L1_COEFFICIENT, SPARSITY, Encoded, SparseAutoencoder
 from saelab.sae.declarations import ForeignForm, Look, Moment
 from saelab.sae.elementwise import ElementwiseSAE
-from saelab.sae.fused import GateLoss
+from saelab.sae.fused import GateLoss, Learnt
 from saelab.sae.sparse import Entries
 
 
@@ -53,8 +53,8 @@ class StandardSAE(ElementwiseSAE):
         ones = torch.ones_like(self.b_enc)
         return GateLoss(self.b_enc, ones, self.b_enc, self.live_norms(), auxiliary=False, live=False)
 
-    def set_gate_gradients(self, gate_bias: Tensor, slope: Tensor, shift: Tensor) -> None:
-        self.b_enc.grad = gate_bias + shift
+    def set_gate_gradients(self, loss: GateLoss, learnt: Learnt) -> None:
+        self.b_enc.grad = learnt.gate_bias + learnt.shift
 
     def loss_terms(self, x: Tensor, encoded: Encoded, residual: Tensor, moment: Moment) -> Mapping[str, Tensor]:
         positive = self.weighted_by_norms(encoded.entries, encoded.pre.relu())
