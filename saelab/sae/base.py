@@ -316,11 +316,14 @@ class SparseAutoencoder(nn.Module, ABC):
 
     def training_pass(self, x: Tensor, coefficients: Mapping[str, float], moment: Moment = Moment()) -> TrainingPass:  # noqa: B008
         """Loss, residual and L0 of one batch ``(batch, d_in)``; only its shape is checked, for speed."""
+        self._check_shape(x)
+        return self._loss_of(x, self.encode_for_loss(x), coefficients, moment)
+
+    def _check_shape(self, x: Tensor) -> None:
         if x.ndim != 2:
             raise InputError(f"a loss takes activations (batch, d_in), not {tuple(x.shape)}; try x.flatten(0, -2)")
         if x.shape[1] != self.d_in:
             check_activations(x, self.d_in)  # raises, with the sentence
-        return self._loss_of(x, self.encode_for_loss(x), coefficients, moment)
 
     def _loss_of(self, x: Tensor, encoded: Encoded, coefficients: Mapping[str, float], moment: Moment) -> TrainingPass:
         residual = encoded.entries.decode(encoded.codes, self.W_dec, self.b_dec - x)
@@ -344,6 +347,7 @@ class SparseAutoencoder(nn.Module, ABC):
         share: float = 1.0,
     ) -> GradientPass:
         """Put the gradient of ``share`` times the loss of ``x`` into the parameters, which hold none."""
+        self._check_shape(x)
         return self._backward(x, self.encode_for_loss(x), coefficients, moment, share)
 
     def _backward(

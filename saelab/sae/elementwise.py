@@ -112,6 +112,7 @@ class ElementwiseSAE(SparseAutoencoder):
         loss = None if torch.is_autocast_enabled(x.device.type) else self.gate_loss()
         if loss is None:
             return super().gradient_pass(x, coefficients, moment, share=share)
+        self._check_shape(x)
         search = self._search(x)
         if not search.is_compiled:
             return self._backward(x, self._encoded(search.entries()), coefficients, moment, share)

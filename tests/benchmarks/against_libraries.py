@@ -39,7 +39,7 @@ BUILD = ROOT / "build" / "bench"
 ENVIRONMENT = ROOT / "build" / "bench-libraries"
 PACKAGES = ("sae-lens==6.54.12", "dictionary_learning==0.1.0")
 START = {
-    ("saelab", "gated"): (3.2, 2.5), ("sae-lens", "gated"): (3.8, 3.1), ("dictionary_learning", "gated"): (4.1, 3.2),
+    ("saelab", "gated"): (3.2, 2.5), ("sae-lens", "gated"): (2.5, 1.95), ("dictionary_learning", "gated"): (4.1, 3.2),
     ("saelab", "standard"): (2.4, 2.0), ("sae-lens", "standard"): (3.5, 2.8),
     ("dictionary_learning", "standard"): (2.4, 2.0),
     ("saelab", "jumprelu"): (0.5, 0.35), ("sae-lens", "jumprelu"): (0.5, 0.35),
@@ -197,6 +197,14 @@ def at_target(ends: Sequence[dict[str, float]]) -> dict[str, float]:
         "fvu": low["fvu"] ** (1 - share) * high["fvu"] ** share,
         "gamma": low["gamma"] * (1 - share) + high["gamma"] * share,
     }
+
+
+def processor() -> str:
+    """The CPU's name, and the widest vectors that torch uses of it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{(names or [platform.processor() or platform.machine()])[0]}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def milliseconds(call: Callable[[], object], device: str = "cpu") -> float:
@@ -391,7 +399,7 @@ def main() -> None:
     BUILD.mkdir(parents=True, exist_ok=True)
 
     numbers: dict[str, Any] = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "machine": f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
     }
     print(f"{numbers['machine']}, torch {numbers['torch']}", flush=True)

@@ -18,12 +18,22 @@ X = torch.randn(256, 8, generator=torch.Generator().manual_seed(0))
 
 @contextmanager
 def new_memory_is_nan() -> Iterator[None]:
-    """Within it, PyTorch fills what `torch.empty` and its like return: NaN, and for integers the largest."""
+    """Within it, what `torch.empty` and `numpy.empty` return is filled: NaN, and for integers the largest."""
+    numpy_empty: Any = np.empty
+
+    def filled(shape: Any, dtype: Any = float, *rest: Any, **options: Any) -> Any:
+        array = numpy_empty(shape, dtype, *rest, **options)
+        if array.dtype.kind in "fiu":
+            array.fill(np.nan if array.dtype.kind == "f" else np.iinfo(array.dtype).max)
+        return array
+
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True)
     try:
         assert torch.empty(3).isnan().all()  # torch.utils.deterministic.fill_uninitialized_memory is on by default
-        yield
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setattr(np, "empty", filled)
+            yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 

@@ -181,7 +181,7 @@ def test_a_training_step_has_the_gradients_and_sums_of_the_dense_loss(
     batch=st.integers(1, 20),
     d_in=st.integers(1, 100),
     d_sae=st.integers(1, 100),
-    magnitude=st.sampled_from([1e-6, 1.0, 1e6]),
+    magnitude=st.sampled_from([1e-20, 1e-6, 1.0, 1e6, 1e18]),
 )
 def test_the_bfloat16_screen_misses_no_entry(seed: int, batch: int, d_in: int, d_sae: int, magnitude: float) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -192,6 +192,27 @@ def test_the_bfloat16_screen_misses_no_entry(seed: int, batch: int, d_in: int, d
     marked = torch.from_numpy(screen.marks) > 0
     above = x.double() @ W.double() > limit.double()
     assert not (above & ~marked).any()
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, 1e30])
+def test_the_bfloat16_screen_marks_all_of_a_row_feature_or_limit_beyond_its_range(broken: float) -> None:
+    x, W, limit = torch.randn(5, 8), torch.randn(8, 70), torch.full((70,), 100.0)  # which nothing else exceeds
+    x[1, 3], W[2, 66], limit[7] = broken, broken, -broken
+    screen = sparse.Screen(x, W, limit)
+    screen.product(0, 5)
+    expected = torch.zeros(5, 70, dtype=torch.bool)
+    expected[1], expected[:, [66, 7]] = True, True
+    assert torch.equal(torch.from_numpy(screen.marks) > 0, expected)
+
+
+@every_variant
+def test_a_pass_refuses_a_batch_of_another_shape(name: str) -> None:
+    sae = VARIANTS[name](12, 40)
+    for take in (sae.training_pass, sae.gradient_pass):
+        with pytest.raises(ValueError, match=r"a loss takes activations \(batch, d_in\), not \(2, 3, 12\)"):
+            take(torch.randn(2, 3, 12), COEFFICIENTS)
+        with pytest.raises(ValueError, match="activations have width 1, but this SAE was made for d_in=12"):
+            take(torch.randn(3, 1), COEFFICIENTS)
 
 
 @every_variant
@@ -364,13 +385,13 @@ def test_without_numba_training_gives_the_same_numbers_and_says_once_that_it_is_
 
 
 @every_variant
-def test_a_sparse_run_ends_where_a_dense_run_ends(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sparse_run_of_600_steps_ends_where_a_dense_run_ends(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(512, 12, dtype=torch.float64)
     ends = []
     for share in (ALWAYS_SPARSE, ALWAYS_DENSE):
         monkeypatch.setattr(sparse, "DENSE_ABOVE", share)
         sae = VARIANTS[name](12, 40, dtype=torch.float64)
         knobs: dict[str, Any] = {} if sae.sparsity_knob is None else {sae.sparsity_knob.name: 1.0}
-        trainer = Trainer(sae, x, TrainingConfig(n_steps=60, batch_size=64), **knobs).run(progress=False)
+        trainer = Trainer(sae, x, TrainingConfig(n_steps=600, batch_size=64), **knobs).run(progress=False)
         ends.append(trainer.records[-1].loss)
     assert ends[0] == pytest.approx(ends[1], rel=1e-5)
