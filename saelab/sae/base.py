@@ -5,10 +5,10 @@ Losses sum squared error over ``d_in`` and average over the batch; they expect a
 E||x||^2 = d_in (`saelab.harvest` does it). The paper's lambda is for the *mean* over d_in: multiply it by d_in.
 """
 
-import contextlib
+import functools
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
@@ -348,20 +348,50 @@ class SparseAutoencoder(nn.Module, ABC):
     ) -> GradientPass:
         """Put the gradient of ``share`` times the loss of ``x`` into the parameters, which hold none."""
         self._check_shape(x)
-        return self._backward(x, self.encode_for_loss(x), coefficients, moment, share)
+        return self._backward_in_parts(
+            x, lambda first, last: self.encode_for_loss(x[first:last]), coefficients, moment, share
+        )
 
     def _backward(
         self, x: Tensor, encoded: Encoded, coefficients: Mapping[str, float], moment: Moment, share: float
     ) -> GradientPass:
-        with workers.with_openmp() if self._has_large_operators(encoded) else contextlib.nullcontext():
-            result = self._loss_of(x, encoded, coefficients, moment)
-            total = result.loss.total
-            torch.autograd.backward(total if share == 1 else total * share)
-            return GradientPass(BatchSums.of(x, result), result.fired, result.observed)
+        result = self._loss_of(x, encoded, coefficients, moment)
+        total = result.loss.total
+        torch.autograd.backward(total if share == 1 else total * share)
+        return GradientPass(BatchSums.of(x, result), result.fired, result.observed)
 
-    def _has_large_operators(self, encoded: Encoded) -> bool:
-        """Whether the loss has torch work on matrices of ``(batch, d_sae)``, or may have."""
-        return True
+    def _backward_in_parts(
+        self,
+        x: Tensor,
+        encode: Callable[[int, int], Encoded],
+        coefficients: Mapping[str, float],
+        moment: Moment,
+        share: float,
+    ) -> GradientPass:
+        """`_backward` where torch has work on matrices of ``(batch, d_sae)``; ``encode`` takes the rows of a part."""
+        by_rows = self.shares_a_batch and type(self).observe is SparseAutoencoder.observe
+        plain = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        parts = workers.large_parts(len(x), self.W_enc.numel()) if by_rows and plain else ()
+        if len(parts) < 2:
+            with workers.with_openmp():
+                return self._backward(x, encode(0, len(x)), coefficients, moment, share)
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        passes: dict[int, tuple[BatchSums, Tensor, tuple[Tensor | None, ...]]] = {}
+
+        def take(first: int, last: int, part: int) -> None:
+            rows = x[first:last]
+            result = self._loss_of(rows, encode(first, last), coefficients, moment)
+            total = result.loss.total * (share * len(rows) / len(x))
+            gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+            passes[part] = BatchSums.of(rows, result), result.fired, gradients
+
+        workers.run_parts([functools.partial(take, *part) for part in parts])
+        sums, fired, gradients = zip(*(passes[part] for part in range(len(parts))), strict=True)
+        for parameter, *of_parts in zip(parameters, *gradients, strict=True):
+            there = [gradient for gradient in of_parts if gradient is not None]
+            parameter.grad = sum(there[1:], there[0]) if there else None
+        summed = BatchSums(*(torch.stack(kind).sum(dim=0) for kind in zip(*sums, strict=True)))
+        return GradientPass(summed, torch.stack(fired).any(dim=0), {})
 
     @torch.no_grad()
     def project_decoder_gradient(self) -> None:

@@ -99,7 +99,7 @@ class ElementwiseSAE(SparseAutoencoder):
 
     def encode_for_loss(self, x: Tensor) -> Encoded:
         """All entries, or those that matter to the loss where that is faster and gives the same."""
-        return self._encoded(self._search(x).entries())
+        return self.encoded_at(self._search(x).entries())
 
     def gradient_pass(
         self,
@@ -109,40 +109,41 @@ class ElementwiseSAE(SparseAutoencoder):
         *,
         share: float = 1.0,
     ) -> GradientPass:
-        loss = None if torch.is_autocast_enabled(x.device.type) else self.gate_loss()
-        if loss is None:
-            return super().gradient_pass(x, coefficients, moment, share=share)
         self._check_shape(x)
         search = self._search(x)
-        if not search.is_compiled:
-            return self._backward(x, self._encoded(search.entries()), coefficients, moment, share)
-        of_terms = {term.name: coefficients[term.coefficient.name] for term in self.terms}
-        sparsity, auxiliary = of_terms.get("sparsity", 0.0), of_terms.get("auxiliary", 0.0)
-        learnt = learn(
-            search, x, self.b_dec, self.W_enc, self.W_dec, loss,
-            threshold=self.gate_threshold, sparsity=sparsity, auxiliary=auxiliary, share=share,
-        )  # fmt: skip
-        if learnt is None:
-            return self._backward(x, self._encoded(search.all_entries()), coefficients, moment, share)
-        self.set_gate_gradients(loss, learnt)
-        sums = learnt.sums
-        total = sums.error + sparsity * sums.penalty + auxiliary * sums.auxiliary_error
-        values = {"sparsity": sums.penalty, "auxiliary": sums.auxiliary_error}
-        means = [sums.n_on, total, sums.error, *(values[name] for name in of_terms)]
-        of_batch = BatchSums(
-            torch.tensor(means, dtype=torch.float64),
-            torch.tensor([sums.xx, sums.xe, sums.error], dtype=torch.float64),
-            learnt.sum_x,
+        loss = None if torch.is_autocast_enabled(x.device.type) else self.gate_loss()
+        if loss is not None and search.is_compiled:
+            of_terms = {term.name: coefficients[term.coefficient.name] for term in self.terms}
+            sparsity, auxiliary = of_terms.get("sparsity", 0.0), of_terms.get("auxiliary", 0.0)
+            learnt = learn(
+                search, x, self.b_dec, self.W_enc, self.W_dec, loss,
+                threshold=self.gate_threshold, sparsity=sparsity, auxiliary=auxiliary, share=share,
+            )  # fmt: skip
+            if learnt is not None:
+                self.set_gate_gradients(loss, learnt)
+                sums = learnt.sums
+                total = sums.error + sparsity * sums.penalty + auxiliary * sums.auxiliary_error
+                values = {"sparsity": sums.penalty, "auxiliary": sums.auxiliary_error}
+                means = [sums.n_on, total, sums.error, *(values[name] for name in of_terms)]
+                of_batch = BatchSums(
+                    torch.tensor(means, dtype=torch.float64),
+                    torch.tensor([sums.xx, sums.xe, sums.error], dtype=torch.float64),
+                    learnt.sum_x,
+                )
+                return GradientPass(of_batch, learnt.fired, {})
+        else:
+            entries = search.entries()
+            if not isinstance(entries, DenseEntries):
+                return self._backward(x, self.encoded_at(entries), coefficients, moment, share)
+        return self._backward_in_parts(
+            x, lambda *rows: self.encoded_at(search.all_entries(*rows)), coefficients, moment, share
         )
-        return GradientPass(of_batch, learnt.fired, {})
-
-    def _has_large_operators(self, encoded: Encoded) -> bool:
-        return isinstance(encoded.entries, DenseEntries)
 
     def _search(self, x: Tensor) -> Search:
         return Search(x, self.b_dec, self.W_enc, self.gate_bias, floor=self.loss_floor)
 
-    def _encoded(self, entries: Entries) -> Encoded:
+    def encoded_at(self, entries: Entries) -> Encoded:
+        """What the loss sees at these entries."""
         pi_gate = self.gate(entries)
         magnitude = self.magnitude(entries, pi_gate)
         codes = self.codes_at(self.gate_threshold, pi_gate, magnitude)

@@ -102,8 +102,8 @@ class JumpReLUSAE(ElementwiseSAE):
         """Entries below the band around their threshold add nothing."""
         return super().loss_floor - self.bandwidth / 2
 
-    def encode_for_loss(self, x: Tensor) -> Encoded:
-        encoded = super().encode_for_loss(x)
+    def encoded_at(self, entries: Entries) -> Encoded:
+        encoded = super().encoded_at(entries)
         at, moving = self._band(encoded)
         # Zero in value: what stands beside it is the pseudo-gradient.
         return encoded._replace(codes=encoded.codes - (at + self.gate_threshold) * moving)

@@ -229,12 +229,14 @@ class Search:
 
         workers.run(work, (find, n))
 
-    def all_entries(self) -> DenseEntries:
+    def all_entries(self, first: int = 0, last: int | None = None) -> DenseEntries:
+        """All entries, or those of some of the rows."""
         x, b_dec, W_enc = self._inputs
+        x, xc = x[first:last], self.xc[first:last]
         with torch.no_grad():
-            if self._u is None:
-                self._u = self._out if self._screen is None else workers.matmul(self.xc, W_enc)
-        return DenseEntries(_Project.apply(x, b_dec, W_enc, self.xc, self._u, None), x - b_dec)
+            product = self._out if self.is_compiled and self._screen is None else self._u
+            u = workers.matmul(xc, W_enc) if product is None else product[first:last]
+        return DenseEntries(_Project.apply(x, b_dec, W_enc, xc, u, None), x - b_dec)
 
 
 def choose_entries(
@@ -314,11 +316,8 @@ class Screen:
     def __init__(self, xc: Tensor, W_enc: Tensor, limit: Tensor) -> None:
         (n, d_in), d_sae = xc.shape, W_enc.shape[1]
         width = -(-(d_in + 3) // 32) * 32  # whole tiles
-        self._inputs, self._left, right = (
-            rows_of(xc),
-            np.empty((n, width), np.int16),
-            np.empty((d_sae, width), np.int16),
-        )
+        self._inputs, self._left = rows_of(xc), np.empty((n, width), np.int16)
+        right = np.empty((d_sae, width), np.int16)
         arguments = (rows_of(W_enc.T), array_of(limit), right)
         workers.run(right.size, (lambda first, last, _: workers.loops().round_features(first, last, *arguments), d_sae))
         self._factors = tuple(torch.from_numpy(bits).view(torch.bfloat16) for bits in (self._left, right))

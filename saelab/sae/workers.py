@@ -13,7 +13,7 @@ import queue
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +23,9 @@ import torch
 MOST_PARTS = 16
 FEWEST_ROWS = 128
 """In a part: matrix products of fewer rows are slow."""
+MOST_LARGE_PARTS = 4
+LARGE_WORK = 2**26
+"""Multiplications in an encoder's matmul from which on a part is worth operators of its own."""
 SMALL_WORK = 500_000
 """Multiplications below which one thread has finished before another would have begun."""
 
@@ -74,6 +77,12 @@ def parts_of(n: int) -> tuple[tuple[int, int, int], ...]:
     return tuple((n * part // n_parts, n * (part + 1) // n_parts, part) for part in range(n_parts))
 
 
+def large_parts(n: int, work_of_row: int) -> tuple[tuple[int, int, int], ...]:
+    """The parts for work whose operators are autograd's, and for which each part has a gradient of its own."""
+    n_parts = max(1, min(MOST_LARGE_PARTS, n * work_of_row // LARGE_WORK))
+    return tuple((n * part // n_parts, n * (part + 1) // n_parts, part) for part in range(n_parts))
+
+
 Job = tuple[Callable[[int, int, int], object], int]
 """What to do for the rows from first to last of a part with its number, and the number of rows in all."""
 
@@ -86,16 +95,21 @@ def run(work: float, *jobs: Job) -> None:
     work
         About how many multiplications they take together.
     """
-    parts = [(job, part) for job, n in jobs for part in parts_of(n)]
+    parts = [functools.partial(job, *part) for job, n in jobs for part in parts_of(n)]
+    run_parts(parts, alone=work < SMALL_WORK)
+
+
+def run_parts(parts: Sequence[Callable[[], object]], *, alone: bool = False) -> None:
+    """Do all of ``parts``, in any order; ``alone``: in this thread."""
     waiting = iter(parts)
 
     def take() -> None:
-        for job, part in waiting:
-            job(*part)
+        for part in waiting:
+            part()
 
     n_threads = min(n_threads_of_torch(), len(parts))
     # Where another thread is training, too, each does its own work.
-    if n_threads == 1 or work < SMALL_WORK or not _in_use.acquire(blocking=False):
+    if n_threads == 1 or alone or not _in_use.acquire(blocking=False):
         take()
         return
     try:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saelab import (
+    ARCHITECTURES,
     ElementwiseSAE,
     GatedSAE,
     JumpReLUSAE,
@@ -206,6 +207,24 @@ def test_the_bfloat16_screen_marks_all_of_a_row_feature_or_limit_beyond_its_rang
 
 
 @every_variant
+@pytest.mark.parametrize("share", [ALWAYS_SPARSE, ALWAYS_DENSE])
+def test_large_operators_are_taken_in_parts_whose_gradients_add_up_to_the_whole(
+    name: str, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "LARGE_WORK", 100)
+    sae, x = make_random(name, 5), torch.randn(11, 12, dtype=torch.float64)
+    whole, _, expected = loss_and_gradients(sae, x, share)
+    sae.zero_grad()
+    with path(share):
+        passed = sae.gradient_pass(x, COEFFICIENTS, share=0.5)
+    assert passed.sums.means[1].item() / len(x) == pytest.approx(whole.total.item(), rel=1e-10)
+    found = {name: p.grad for name, p in sae.named_parameters() if p.grad is not None}
+    assert found.keys() == expected.keys()
+    for parameter, gradient in found.items():
+        assert_close(2 * gradient, expected[parameter], 1e-10)
+
+
+@every_variant
 def test_a_pass_refuses_a_batch_of_another_shape(name: str) -> None:
     sae = VARIANTS[name](12, 40)
     for take in (sae.training_pass, sae.gradient_pass):
@@ -334,13 +353,17 @@ def test_parts_cover_all_rows_once_and_do_not_depend_on_threads(n_rows: int, one
         assert (done == 1).all()
 
 
-@pytest.mark.parametrize("name", ["gated", "jumprelu"])
-def test_a_step_has_the_same_bits_for_any_number_of_threads(name: str, one_thread: None) -> None:
+@pytest.mark.parametrize("share", [ALWAYS_SPARSE, ALWAYS_DENSE])
+@pytest.mark.parametrize("name", ["gated", "jumprelu", "topk"])
+def test_a_step_has_the_same_bits_for_any_number_of_threads(
+    name: str, share: float, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "LARGE_WORK", 2**20)
     x, ends = torch.randn(2048, 64), []
     for n_threads in (1, 2, 3):
         torch.set_num_threads(n_threads)
-        sae = VARIANTS[name](64, 256)
-        with path(ALWAYS_SPARSE):
+        sae = ARCHITECTURES[name](64, 256)
+        with path(share):
             Trainer(sae, x, TrainingConfig(n_steps=5, batch_size=512)).run(progress=False)
         ends.append(torch.cat([parameter.detach().flatten() for parameter in sae.parameters()]))
     assert torch.equal(ends[0], ends[1]) and torch.equal(ends[0], ends[2])
