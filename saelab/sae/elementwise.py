@@ -13,7 +13,7 @@ from saelab.errors import InputError, InputTypeError
 from saelab.sae.base import ARCHITECTURES, BatchSums, Encoded, GradientPass, SparseAutoencoder
 from saelab.sae.declarations import Knob, Moment
 from saelab.sae.fused import GateLoss, Learnt, learn
-from saelab.sae.sparse import DenseEntries, Entries, Search
+from saelab.sae.sparse import Entries, Search
 
 if TYPE_CHECKING:
     from saelab.sae.jumprelu import JumpReLUSAE
@@ -111,8 +111,9 @@ class ElementwiseSAE(SparseAutoencoder):
     ) -> GradientPass:
         self._check_shape(x)
         search = self._search(x)
-        loss = None if torch.is_autocast_enabled(x.device.type) else self.gate_loss()
-        if loss is not None and search.is_compiled:
+        fuses = search.is_compiled and not torch.is_autocast_enabled(x.device.type)
+        loss = self.gate_loss() if fuses else None
+        if loss is not None:
             of_terms = {term.name: coefficients[term.coefficient.name] for term in self.terms}
             sparsity, auxiliary = of_terms.get("sparsity", 0.0), of_terms.get("auxiliary", 0.0)
             learnt = learn(
@@ -131,10 +132,8 @@ class ElementwiseSAE(SparseAutoencoder):
                     learnt.sum_x,
                 )
                 return GradientPass(of_batch, learnt.fired, {})
-        else:
-            entries = search.entries()
-            if not isinstance(entries, DenseEntries):
-                return self._backward(x, self.encoded_at(entries), coefficients, moment, share)
+        elif (active := search.active_entries()) is not None:
+            return self._backward(x, self.encoded_at(active), coefficients, moment, share)
         return self._backward_in_parts(
             x, lambda *rows: self.encoded_at(search.all_entries(*rows)), coefficients, moment, share
         )

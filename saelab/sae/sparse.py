@@ -185,9 +185,13 @@ class Search:
 
     def entries(self) -> Entries:
         """The entries that matter, or all where these are too many."""
+        return self.active_entries() or self.all_entries()
+
+    def active_entries(self) -> ActiveEntries | None:
+        """The entries that matter; None where they are too many."""
         found = self._found_by_loops() if self.is_compiled else self._found_by_torch()
         if found is None:
-            return self.all_entries()
+            return None
         x, b_dec, W_enc = self._inputs
         return ActiveEntries(x, b_dec, W_enc, self.xc, *found)
 

@@ -73,13 +73,16 @@ def _largest(kind: Any) -> float:
 @functools.lru_cache(maxsize=64)
 def parts_of(n: int) -> tuple[tuple[int, int, int], ...]:
     """The parts in which ``n`` rows are taken: first, last, and the part's number."""
-    n_parts = max(1, min(MOST_PARTS, n // FEWEST_ROWS))
-    return tuple((n * part // n_parts, n * (part + 1) // n_parts, part) for part in range(n_parts))
+    return _split(n, min(MOST_PARTS, n // FEWEST_ROWS))
 
 
 def large_parts(n: int, work_of_row: int) -> tuple[tuple[int, int, int], ...]:
     """The parts for work whose operators are autograd's, and for which each part has a gradient of its own."""
-    n_parts = max(1, min(MOST_LARGE_PARTS, n * work_of_row // LARGE_WORK))
+    return _split(n, min(MOST_LARGE_PARTS, n * work_of_row // LARGE_WORK))
+
+
+def _split(n: int, most: int) -> tuple[tuple[int, int, int], ...]:
+    n_parts = max(1, most)
     return tuple((n * part // n_parts, n * (part + 1) // n_parts, part) for part in range(n_parts))
 
 

@@ -35,15 +35,16 @@ class Adam:
         # An encoder's features are contiguous as rows.
         self.weights = {name: sae.features_first(name, one.detach()) for name, one in self._parameters.items()}
         """What is trained, by parameter name, features first."""
-        self._is_compiled = workers.compiled() is not None and all(
+        is_compiled = workers.compiled() is not None and all(
             weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64) and weight.is_contiguous()
             for weight in self.weights.values()
         )
         self._torch: torch.optim.Adam | None = None
+        """None where the update is the compiled one."""
         self._own: dict[str, dict[str, Tensor]] = {name: {} for name in self.weights}
         self._arrays: dict[str, tuple[Any, ...]] = {}
         """Of each parameter updated so far: step, weight, first and second moment as the compiled loop takes them."""
-        if not self._is_compiled:
+        if not is_compiled:
             groups = [
                 {"params": [one], "lr_factor": sae.lr_factors.get(name, 1.0)} for name, one in self.weights.items()
             ]

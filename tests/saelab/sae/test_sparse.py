@@ -340,7 +340,7 @@ def test_the_crossover_of_a_device_is_measured_and_one_without_sparse_kernels_st
     assert sparse.measured_crossover(torch.device("cpu"), 64, 16, 129, autocast=False) == -1
 
 
-@pytest.mark.parametrize("n_rows", [1, 63, 64, 200, 1500])
+@pytest.mark.parametrize("n_rows", [1, 63, 64, 200, 255, 256, 1500])
 def test_parts_cover_all_rows_once_and_do_not_depend_on_threads(n_rows: int, one_thread: None) -> None:
     for n_threads in (1, 2, 3):
         torch.set_num_threads(n_threads)
