@@ -98,8 +98,8 @@ def learn(
     of_rows = (*search.arguments, *rows)
 
     def learn_rows(first: int, last: int, part: int) -> None:
-        search.product(first, last)  # whose part of the product is still in this core's cache
-        loops.learn_rows(first, last, part, *of_rows)
+        if search.product(first, last):  # whose part is still in this core's cache
+            loops.learn_rows(first, last, part, *of_rows)
 
     workers.run(n * d_sae * d_in, (learn_rows, n))
     n_active = search.n_found
@@ -124,11 +124,10 @@ def learn(
         W_enc.grad = torch.from_numpy(d_W_enc).T
     if W_dec.requires_grad:
         W_dec.grad = torch.from_numpy(d_W_dec)
+    trains_b_dec = to_auxiliary if loss.live else number(0)
+    loops.add_parts(to_error, trains_b_dec, sums, sum_x, sum_residual, sum_frozen, d_b_dec)
     if b_dec.requires_grad:
-        to_b_dec = sum_residual.sum(axis=0) * to_error + d_b_dec.sum(axis=0)
-        if loss.live:
-            to_b_dec += sum_frozen.sum(axis=0) * to_auxiliary
-        b_dec.grad = torch.from_numpy(to_b_dec.astype(kind))
+        b_dec.grad = torch.from_numpy(d_b_dec[0])
     if loss.norms is not None and W_dec.grad is not None:
         by_norm = torch.from_numpy(positive * number(share * sparsity / n)) / loss.norms
         W_dec.grad.addcmul_(by_norm[:, None], W_dec)
@@ -136,7 +135,7 @@ def learn(
         torch.from_numpy(d_gate),
         torch.from_numpy(d_slope),
         torch.from_numpy(d_shift),
-        Sums(*sums.sum(axis=0).tolist()),
-        torch.from_numpy(sum_x.sum(axis=0)),
+        Sums(*sums[0].tolist()),
+        torch.from_numpy(sum_x[0]),
         torch.from_numpy(fired),
     )

@@ -174,6 +174,24 @@ def _screen_row(marks, xc, W_enc, limit, columns, values, at):
 
 
 @_inlined
+def _are_too_many(first, last, screened, u, marks, limit, allowed):
+    """Whether rows first to last have more than ``allowed`` candidates."""
+    n = 0
+    for b in range(first, last):
+        in_row = np.int32(0)
+        if screened:
+            row_marks = marks[b]
+            for j in range(len(row_marks)):
+                in_row += np.int32(row_marks[j] > 0)
+        else:
+            row = u[b]
+            for j in range(len(row)):
+                in_row += np.int32(not (row[j] <= limit[j]))
+        n += in_row
+    return n > allowed
+
+
+@_inlined
 def _find_row(b, screened, u, marks, xc, W_enc, limit, columns, values, at):
     if screened:
         return _screen_row(marks[b], xc[b], W_enc, limit, columns, values, at)
@@ -264,18 +282,18 @@ def round_features(first, last, rows, limit, out):
 def find(first, last, part, screened, u, marks, xc, W_enc, limit, allowed, columns, values, starts, ends, found):
     """Entries of ``u`` above ``limit``, or NaN, row by row; ``found`` is how many.
 
-    ``screened``: ``u`` is unknown, and ``marks`` is positive at candidates. If a part has more than ``allowed``,
-    ``found`` is -1; there is room for these and a row more.
+    ``screened``: ``u`` is unknown, and ``marks`` is positive at candidates. If a part has more candidates than
+    ``allowed``, ``found`` is -1 and nothing else is done; there is room for these and one more.
     """
-    here = part * (allowed + len(limit))
+    if _are_too_many(first, last, screened, u, marks, limit, allowed):
+        found[part] = -1
+        return
+    here = part * (allowed + 1)
     at = here
     for b in range(first, last):
         starts[b] = at
         at = _find_row(b, screened, u, marks, xc, W_enc, limit, columns, values, at)
         ends[b] = at
-        if at - here > allowed:
-            found[part] = -1
-            return
     found[part] = at - here
 
 
@@ -336,8 +354,11 @@ def learn_rows(
     the codes, to the gate's pre-activations. ``sums`` has L0, the weighted penalty, the squared errors of both
     reconstructions, x.x and x.e.
     """
+    if _are_too_many(first, last, screened, product, marks, limit, allowed):
+        found[part] = -1
+        return
     zero = x.dtype.type(0)
-    here = part * (allowed + len(limit))
+    here = part * (allowed + 1)
     at = here
     n_on, penalty, error, auxiliary_error, xx, xe = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     sum_x[part], sum_residual[part], sum_frozen[part] = 0, 0, 0
@@ -345,9 +366,6 @@ def learn_rows(
         start = at
         at = _find_row(b, screened, product, marks, xc, W_enc, limit, columns, u, at)
         starts[b], ends[b] = start, at
-        if at - here > allowed:
-            found[part] = -1
-            return
         for e in range(start, at):
             j = columns[e]
             pi = u[e] + gate_bias[j]
@@ -434,6 +452,25 @@ def learn_features(
             _add_rows(d_W_enc[j], to_encoder, rows, start, end, xc)
             for i in range(d_b_dec.shape[1]):
                 d_b_dec[part, i] -= (g + slope[j] * m) * W_enc[j, i]
+
+
+@_compiled
+def add_parts(to_error, to_auxiliary, sums, sum_x, sum_residual, sum_frozen, d_b_dec):
+    """Add up what the parts of a batch, then of the features, left; the first part of each holds the result.
+
+    ``d_b_dec`` gets what goes through the decoder: ``to_auxiliary`` is 0 where the auxiliary term does not train it.
+    """
+    for part in range(1, len(sums)):
+        sums[0] += sums[part]
+        sum_x[0] += sum_x[part]
+        sum_residual[0] += sum_residual[part]
+        sum_frozen[0] += sum_frozen[part]
+    for part in range(1, len(d_b_dec)):
+        d_b_dec[0] += d_b_dec[part]
+    for i in range(d_b_dec.shape[1]):
+        d_b_dec[0, i] += to_error * sum_residual[0, i]
+        if to_auxiliary:
+            d_b_dec[0, i] += to_auxiliary * sum_frozen[0, i]
 
 
 @_compiled

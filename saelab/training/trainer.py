@@ -275,7 +275,7 @@ class Trainer:
         coefficients = self._coefficients_now(done)
         batch = self._batches.draw()
         sums, fired, observed = self._forward_backward(batch, coefficients)
-        self._silent_steps = (self._silent_steps + 1).masked_fill_(fired, 0)
+        self._silent_steps.add_(1).masked_fill_(fired, 0)
         record = self._record(done + 1, sums, batch.size, coefficients, lr)
         if not math.isfinite(record.loss):
             what = f"the loss is {record.loss} at step {record.step}; the weights are those from before this step"

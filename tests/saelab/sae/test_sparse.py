@@ -314,6 +314,24 @@ def test_density_chooses_the_path(screened: bool) -> None:
 
 
 @pytest.mark.parametrize("screened", [False, True])
+@pytest.mark.parametrize("name", ["gated", "gated, untied encoders"])
+def test_a_step_is_dense_if_a_third_of_the_batch_has_too_many_active_entries(name: str, screened: bool) -> None:
+    sae, x = make_random(name, dtype=torch.float32, shift=-3.0), torch.randn(400, 12)
+    x[:133] += 5 * sae.W_enc.detach().sum(dim=1)
+    with path(ALWAYS_DENSE):
+        expected = sae.gradient_pass(x, COEFFICIENTS)
+        dense = {parameter: p.grad for parameter, p in sae.named_parameters()}
+    sae.zero_grad()
+    with path(sparse.DENSE_ABOVE, screened=screened):
+        assert sae._search(x).active_entries() is None
+        passed = sae.gradient_pass(x, COEFFICIENTS)
+    torch.testing.assert_close(passed.sums.means, expected.sums.means.to(passed.sums.means))
+    assert torch.equal(passed.fired, expected.fired)
+    for parameter, p in sae.named_parameters():
+        torch.testing.assert_close(p.grad, dense[parameter], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("screened", [False, True])
 @pytest.mark.parametrize("parameter", ["W_enc", "b_gate", "W_dec", "b_dec"])
 def test_a_weight_that_is_not_a_number_shows_in_the_loss(parameter: str, screened: bool) -> None:
     sae, x = make_random("gated", dtype=torch.float32, shift=-1.0), torch.randn(64, 12)
