@@ -187,7 +187,7 @@ def _are_too_many(first, last, screened, u, marks, limit, allowed):
             row = u[b]
             for j in range(len(row)):
                 in_row += np.int32(not (row[j] <= limit[j]))
-        n += in_row
+        n += int(in_row)
     return n > allowed
 
 
