@@ -120,19 +120,18 @@ class ElementwiseSAE(SparseAutoencoder):
                 search, x, self.b_dec, self.W_enc, self.W_dec, loss,
                 threshold=self.gate_threshold, sparsity=sparsity, auxiliary=auxiliary, share=share,
             )  # fmt: skip
-            if learnt is not None:
-                self.set_gate_gradients(loss, learnt)
-                sums = learnt.sums
-                total = sums.error + sparsity * sums.penalty + auxiliary * sums.auxiliary_error
-                values = {"sparsity": sums.penalty, "auxiliary": sums.auxiliary_error}
-                means = [sums.n_on, total, sums.error, *(values[name] for name in of_terms)]
-                of_batch = BatchSums(
-                    torch.tensor(means, dtype=torch.float64),
-                    torch.tensor([sums.xx, sums.xe, sums.error], dtype=torch.float64),
-                    learnt.sum_x,
-                )
-                return GradientPass(of_batch, learnt.fired, {})
-        elif (active := search.active_entries()) is not None:
+            self.set_gate_gradients(loss, learnt)
+            sums = learnt.sums
+            total = sums.error + sparsity * sums.penalty + auxiliary * sums.auxiliary_error
+            values = {"sparsity": sums.penalty, "auxiliary": sums.auxiliary_error}
+            means = [sums.n_on, total, sums.error, *(values[name] for name in of_terms)]
+            of_batch = BatchSums(
+                torch.tensor(means, dtype=torch.float64),
+                torch.tensor([sums.xx, sums.xe, sums.error], dtype=torch.float64),
+                learnt.sum_x,
+            )
+            return GradientPass(of_batch, learnt.fired, {})
+        if (active := search.active_entries()) is not None:
             return self._backward(x, self.encoded_at(active), coefficients, moment, share)
         return self._backward_in_parts(
             x, lambda *rows: self.encoded_at(search.all_entries(*rows)), coefficients, moment, share

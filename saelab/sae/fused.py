@@ -1,4 +1,4 @@
-"""Loss and all gradients of a gate with a linear magnitude, on the active entries alone and without autograd.
+"""Loss and all gradients of a gate with a linear magnitude, without autograd, on the active entries if they are few.
 
 For codes ``(pi > gate_threshold) * relu(slope * u + shift)``, where ``u = (x - b_dec) @ W_enc`` and ``pi = u +
 gate_bias``, and a loss of the reconstruction error, an L1 penalty on ``relu(pi)`` and the error with which ``relu(pi)``
@@ -8,7 +8,7 @@ Values and gradients are those of `SparseAutoencoder.training_pass`.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -58,6 +58,56 @@ class Learnt(NamedTuple):
     """``(d_sae,)``, boolean."""
 
 
+class Gradients(NamedTuple):
+    """Of the loss with respect to the features' weights, features first; empty where such a weight is not trained."""
+
+    W_enc: Any
+    W_dec: Any
+    gate_bias: Any
+    slope: Any
+    shift: Any
+    positive: Any
+    """``(d_sae,)``: the sum of relu(pi) over the batch."""
+    b_dec: Any
+    """``(parts, d_in)``: what goes through the encoder."""
+
+    @classmethod
+    def empty(
+        cls, W_enc: nn.Parameter, W_dec: nn.Parameter, kind: Any, *, feature_parts: int, b_dec_parts: int
+    ) -> Self:
+        """With sums over the features' entries in so many parts, ``(parts, d_sae)``."""
+        d_in, d_sae = W_enc.shape
+        of_weights = ((d_sae if W.requires_grad else 0, d_in) for W in (W_enc, W_dec))
+        shapes = (*of_weights, *[(feature_parts, d_sae)] * 4, (b_dec_parts, d_in))
+        return cls(*(np.empty(shape, kind) for shape in shapes))
+
+
+class Pass(NamedTuple):
+    """What the sparse and the dense way share: arrays of one pass, and the factors of the loss's terms."""
+
+    x: Any
+    decoder: Any
+    b_dec: Any
+    gate_bias: Any
+    slope: Any
+    shift: Any
+    weights: Any
+    """Of the features in the L1 penalty."""
+    threshold: Any
+    auxiliary: bool
+    to_error: Any
+    to_sparsity: Any
+    to_auxiliary: Any
+    residual: Any
+    frozen: Any
+    sums: Any
+    """``(parts, 6)``: `Sums` of each part."""
+    sum_x: Any
+    """``(parts, d_in)``, as the next two."""
+    sum_residual: Any
+    sum_frozen: Any
+
+
 @torch.no_grad()
 def learn(
     search: Search,
@@ -71,31 +121,64 @@ def learn(
     sparsity: float,
     auxiliary: float,
     share: float,
-) -> Learnt | None:
+) -> Learnt:
     """Gradients of ``share * (error + sparsity * L1 + auxiliary * auxiliary error)``, averaged over ``x`` (n, d_in).
 
-    They are set, not added. None where ``search`` finds too many entries.
+    They are set, not added. Where ``search`` finds too many entries, all are taken.
     """
     loops = workers.loops()
-    (n, d_in), d_sae = x.shape, len(loss.gate_bias)
+    (n, d_in), n_parts = x.shape, len(workers.parts_of(len(x)))
     kind = x.numpy().dtype
     number = functools.partial(workers.number, kind=kind)
     gate_bias, slope, shift = (tensor.detach().numpy() for tensor in loss[:3])
     weights = np.ones_like(shift) if loss.norms is None else loss.norms.numpy()
-    encoder, decoder = W_enc.detach().T.numpy(), W_dec.detach().numpy()
-    codes, d_codes, d_pi = (np.empty(len(search.values), kind) for _ in range(3))
-    residual = np.empty((n, d_in), kind)
-    frozen = np.empty((n, d_in) if loss.auxiliary else (n, 0), kind)
-    n_parts = len(workers.parts_of(n))
-    sums, fired = np.empty((n_parts, 6)), np.zeros(d_sae, np.bool_)
-    sum_x, sum_residual, sum_frozen = np.empty((3, n_parts, d_in))
-    to_error, to_auxiliary = number(2 * share / n), number(2 * share * auxiliary / n)
-    rows = (
-        x.numpy(), decoder, b_dec.detach().numpy(), gate_bias, slope, shift, weights, number(threshold), loss.auxiliary,
-        to_error, number(share * sparsity / n), to_auxiliary,
-        codes, d_codes, d_pi, residual, frozen, sums, sum_x, sum_residual, sum_frozen, fired,
+    given = Pass(
+        x.numpy(), W_dec.detach().numpy(), b_dec.detach().numpy(), gate_bias, slope, shift, weights,
+        number(threshold), loss.auxiliary,
+        number(2 * share / n), number(share * sparsity / n), number(2 * share * auxiliary / n),
+        np.empty((n, d_in), kind), np.empty((n, d_in if loss.auxiliary else 0), kind),
+        np.empty((n_parts, 6)), *np.empty((3, n_parts, d_in)),
     )  # fmt: skip
-    of_rows = (*search.arguments, *rows)
+    trained = W_enc, W_dec, b_dec
+    found = _learn_active(search, given, trained, live=loss.live)
+    gradients, fired = found or _learn_all(search, given, trained, live=loss.live)
+    if W_enc.requires_grad:
+        W_enc.grad = torch.from_numpy(gradients.W_enc).T
+    if W_dec.requires_grad:
+        W_dec.grad = torch.from_numpy(gradients.W_dec)
+    sums, sum_x = given.sums, given.sum_x
+    trains_b_dec = given.to_auxiliary if loss.live else number(0)
+    loops.add_parts(
+        given.to_error, trains_b_dec, sums, sum_x, given.sum_residual, given.sum_frozen,
+        gradients.gate_bias, gradients.slope, gradients.shift, gradients.positive, gradients.b_dec,
+    )  # fmt: skip
+    if b_dec.requires_grad:
+        b_dec.grad = torch.from_numpy(gradients.b_dec[0])
+    if loss.norms is not None and W_dec.grad is not None:
+        by_norm = torch.from_numpy(gradients.positive[0] * given.to_sparsity) / loss.norms
+        W_dec.grad.addcmul_(by_norm[:, None], W_dec)
+    return Learnt(
+        torch.from_numpy(gradients.gate_bias[0]),
+        torch.from_numpy(gradients.slope[0]),
+        torch.from_numpy(gradients.shift[0]),
+        Sums(*sums[0].tolist()),
+        torch.from_numpy(sum_x[0]),
+        torch.from_numpy(fired),
+    )
+
+
+Trained = tuple[nn.Parameter, nn.Parameter, nn.Parameter]
+"""``W_enc``, ``W_dec`` and ``b_dec``."""
+
+
+def _learn_active(search: Search, given: Pass, trained: Trained, *, live: bool) -> tuple[Gradients, Any] | None:
+    """Gradients from the active entries, and which features fired; None where they are too many."""
+    loops = workers.loops()
+    W_enc, W_dec, b_dec = trained
+    (n, d_in), d_sae, kind = given.x.shape, len(given.shift), given.x.dtype
+    codes, d_codes, d_pi = (np.empty(len(search.values), kind) for _ in range(3))
+    fired = np.zeros(d_sae, np.bool_)
+    of_rows = (*search.arguments, codes, d_codes, d_pi, fired, *given)
 
     def learn_rows(first: int, last: int, part: int) -> None:
         if search.product(first, last):  # whose part is still in this core's cache
@@ -109,33 +192,69 @@ def learn(
     order, of_row = np.empty(n_active, np.int32), np.empty(n_active, np.int32)
     gathered, to_encoder = np.empty(n_active, kind), np.empty(n_active, kind)
     loops.by_column(search.starts, search.ends, search.columns, column_starts, order, of_row)
-    d_W_enc = np.empty((d_sae, d_in) if W_enc.requires_grad else (0, d_in), kind)
-    d_W_dec = np.empty((d_sae, d_in) if W_dec.requires_grad else (0, d_in), kind)
-    d_gate, d_slope, d_shift, positive = (np.empty(d_sae, kind) for _ in range(4))
-    d_b_dec = np.empty((len(workers.parts_of(d_sae)), d_in), kind)
+    gradients = Gradients.empty(W_enc, W_dec, kind, feature_parts=1, b_dec_parts=len(workers.parts_of(d_sae)))
     of_features = (
-        column_starts, order, of_row, search.values, codes, d_codes, d_pi, gate_bias, slope, to_error, to_auxiliary,
-        residual, frozen, rows_of(search.xc), encoder, gathered, to_encoder,
-        W_enc.requires_grad, W_dec.requires_grad, loss.live, d_W_enc, d_W_dec,
-        d_gate, d_slope, d_shift, positive, d_b_dec,
+        column_starts, order, of_row, search.values, codes, d_codes, d_pi, given.gate_bias, given.slope, given.to_error,
+        given.to_auxiliary, given.residual, given.frozen, rows_of(search.xc), W_enc.detach().T.numpy(), gathered,
+        to_encoder, W_enc.requires_grad, W_dec.requires_grad, b_dec.requires_grad, live, *gradients,
     )  # fmt: skip
     workers.run(2 * n_active * d_in, (lambda *part: loops.learn_features(*part, *of_features), d_sae))
-    if W_enc.requires_grad:
-        W_enc.grad = torch.from_numpy(d_W_enc).T
-    if W_dec.requires_grad:
-        W_dec.grad = torch.from_numpy(d_W_dec)
-    trains_b_dec = to_auxiliary if loss.live else number(0)
-    loops.add_parts(to_error, trains_b_dec, sums, sum_x, sum_residual, sum_frozen, d_b_dec)
+    return gradients, fired
+
+
+def _learn_all(search: Search, given: Pass, trained: Trained, *, live: bool) -> tuple[Gradients, Any]:
+    """The same from all entries: matrix products, and between them one loop for each side of the gate."""
+    loops = workers.loops()
+    W_enc, W_dec, b_dec = trained
+    (n, d_in), d_sae, kind = given.x.shape, len(given.shift), given.x.dtype
+    n_parts = len(given.sums)
+    u, xc = search.products()
+    encoder, decoder = W_enc.detach(), W_dec.detach()
+    residual, frozen = torch.from_numpy(given.residual), torch.from_numpy(given.frozen)
+    codes, d_codes = torch.empty_like(u), torch.empty_like(u)
+    width = d_sae if given.auxiliary else 0
+    positive_pi, d_positive_pi = u.new_empty(n, width), u.new_empty(n, width)
+    fired = np.empty((n_parts, d_sae), np.bool_)
+    gradients = Gradients.empty(W_enc, W_dec, kind, feature_parts=n_parts, b_dec_parts=1)
+    of_gate = given.gate_bias, given.slope
+    opening = (
+        *of_gate, given.shift, given.weights, given.threshold, given.auxiliary, codes.numpy(), positive_pi.numpy(),
+        given.sums, fired,
+    )  # fmt: skip
+    errors = (
+        given.x, given.b_dec, given.auxiliary, given.to_error, given.to_auxiliary, given.residual, given.frozen,
+        given.sums, given.sum_x, given.sum_residual, given.sum_frozen,
+    )  # fmt: skip
+    closing = (
+        *of_gate, given.weights, given.auxiliary, given.to_sparsity, codes.numpy(), d_codes.numpy(),
+        d_positive_pi.numpy(), u.numpy(), gradients.gate_bias, gradients.slope, gradients.shift, gradients.positive,
+    )  # fmt: skip
+    pairs = [(codes, residual, d_codes), *([(positive_pi, frozen, d_positive_pi)] if given.auxiliary else [])]
+
+    def learn_rows(first: int, last: int, part: int) -> None:
+        rows = slice(first, last)
+        loops.open_gates(first, last, part, u.numpy(), *opening)
+        for values, decoded, _ in pairs:
+            torch.mm(values[rows], decoder, out=decoded[rows])
+        loops.take_errors(first, last, part, *errors)
+        for _, decoded, d_values in pairs:
+            torch.mm(decoded[rows], decoder.T, out=d_values[rows])
+        loops.close_gates(first, last, part, *closing)
+
+    def learn_features(first: int, last: int, part: int) -> None:
+        features = slice(first, last)
+        if W_dec.requires_grad:
+            d_W_dec = torch.from_numpy(gradients.W_dec)[features]
+            torch.mm(codes[:, features].T, residual, out=d_W_dec)
+            if live:
+                d_W_dec.addmm_(positive_pi[:, features].T, frozen)
+        if W_enc.requires_grad:
+            torch.mm(u[:, features].T, xc, out=torch.from_numpy(gradients.W_enc)[features])
+
+    workers.run(4 * n * d_sae * d_in, (learn_rows, n))
+    workers.run(2 * n * d_sae * d_in, (learn_features, d_sae))
     if b_dec.requires_grad:
-        b_dec.grad = torch.from_numpy(d_b_dec[0])
-    if loss.norms is not None and W_dec.grad is not None:
-        by_norm = torch.from_numpy(positive * number(share * sparsity / n)) / loss.norms
-        W_dec.grad.addcmul_(by_norm[:, None], W_dec)
-    return Learnt(
-        torch.from_numpy(d_gate),
-        torch.from_numpy(d_slope),
-        torch.from_numpy(d_shift),
-        Sums(*sums[0].tolist()),
-        torch.from_numpy(sum_x[0]),
-        torch.from_numpy(fired),
-    )
+        to_pi, to_shift = gradients.gate_bias.sum(axis=0), gradients.shift.sum(axis=0)
+        torch.mv(encoder, torch.from_numpy(to_pi + given.slope * to_shift), out=torch.from_numpy(gradients.b_dec[0]))
+        np.negative(gradients.b_dec, out=gradients.b_dec)
+    return gradients, fired.any(axis=0)

@@ -345,8 +345,9 @@ def sample(first, last, part, starts, columns, left, right, out):
 @_compiled
 def learn_rows(
     first, last, part, screened, product, marks, xc, W_enc, limit, allowed, columns, u, starts, ends, found,
+    codes, d_codes, d_pi, fired,
     x, W_dec, b_dec, gate_bias, slope, shift, weights, threshold, auxiliary, to_error, to_sparsity, to_auxiliary,
-    codes, d_codes, d_pi, residual, frozen, sums, sum_x, sum_residual, sum_frozen, fired,
+    residual, frozen, sums, sum_x, sum_residual, sum_frozen,
 ):  # fmt: skip
     """Forward and backward, down to the entries, of `saelab.sae.fused`: finds them first, as `find` does.
 
@@ -417,14 +418,16 @@ def learn_rows(
 @_compiled
 def learn_features(
     first, last, part, column_starts, order, rows, u, codes, d_codes, d_pi, gate_bias, slope, to_error, to_frozen,
-    residual, frozen, xc, W_enc, gathered, to_encoder, encoder, decoder, live, d_W_enc, d_W_dec,
-    d_gate, d_slope, d_shift, positive, d_b_dec,
+    residual, frozen, xc, W_enc, gathered, to_encoder, encoder, decoder, bias, live, d_W_enc, d_W_dec,
+    d_gates, d_slopes, d_shifts, positives, d_b_dec,
 ):  # fmt: skip
     """Gradients of `saelab.sae.fused` with respect to the features' weights, summed over the batch.
 
-    ``live``: the auxiliary term trains the decoder, too. ``d_b_dec`` gets the share that goes through the encoder.
+    ``encoder``, ``decoder`` and ``bias``: which of ``W_enc``, ``W_dec`` and ``b_dec`` are trained; ``live``: the
+    auxiliary term trains the decoder, too. ``d_b_dec`` gets the share that goes through the encoder.
     """
     zero = u.dtype.type(0)
+    d_gate, d_slope, d_shift, positive = d_gates[0], d_slopes[0], d_shifts[0], positives[0]
     d_b_dec[part] = 0
     for j in range(first, last):
         start, end = column_starts[j], column_starts[j + 1]
@@ -450,12 +453,103 @@ def learn_features(
         if encoder:
             d_W_enc[j] = 0
             _add_rows(d_W_enc[j], to_encoder, rows, start, end, xc)
+        if bias:
             for i in range(d_b_dec.shape[1]):
                 d_b_dec[part, i] -= (g + slope[j] * m) * W_enc[j, i]
 
 
 @_compiled
-def add_parts(to_error, to_auxiliary, sums, sum_x, sum_residual, sum_frozen, d_b_dec):
+def open_gates(
+    first, last, part, u, gate_bias, slope, shift, weights, threshold, auxiliary, codes, positive_pi, sums, fired
+):  # fmt: skip
+    """The codes of all entries, and relu(pi) where there is an auxiliary term; `learn_rows` has the same sums.
+
+    ``fired`` is ``(parts, d_sae)``: threads that set bits without a branch must not share them.
+    """
+    zero = u.dtype.type(0)
+    n_on, penalty = 0.0, 0.0
+    fired[part] = False
+    for b in range(first, last):
+        on_in_row, penalty_of_row = np.int32(0), zero
+        for j in range(u.shape[1]):
+            pi = u[b, j] + gate_bias[j]
+            magnitude = slope[j] * u[b, j] + shift[j]
+            code = zero if (pi <= threshold) | (magnitude <= 0) else magnitude
+            codes[b, j] = code
+            on_in_row += np.int32(code > 0)
+            penalty_of_row += weights[j] * (zero if pi <= 0 else pi)
+            fired[part, j] |= (magnitude > 0) & (pi > min(threshold, zero))
+        if auxiliary:
+            for j in range(u.shape[1]):
+                pi = u[b, j] + gate_bias[j]
+                positive_pi[b, j] = zero if pi <= 0 else pi
+        n_on += on_in_row
+        penalty += penalty_of_row
+    sums[part] = 0
+    sums[part, 0], sums[part, 1] = n_on, penalty
+
+
+@_compiled
+def take_errors(
+    first, last, part, x, b_dec, auxiliary, to_error, to_auxiliary, residual, frozen,
+    sums, sum_x, sum_residual, sum_frozen,
+):  # fmt: skip
+    """Make what codes and relu(pi) decode to, without ``b_dec``, gradients of the loss; the rest of the sums."""
+    zero = x.dtype.type(0)
+    error, auxiliary_error, xx, xe = 0.0, 0.0, 0.0, 0.0
+    sum_x[part], sum_residual[part], sum_frozen[part] = 0, 0, 0
+    for b in range(first, last):
+        square, length, along = zero, zero, zero
+        for i in range(x.shape[1]):
+            r = residual[b, i] + (b_dec[i] - x[b, i])
+            square += r * r
+            length += x[b, i] * x[b, i]
+            along += x[b, i] * r
+            sum_x[part, i] += x[b, i]
+            sum_residual[part, i] += r
+            residual[b, i] = to_error * r
+        error += square
+        xx += length
+        xe += along
+        if auxiliary:
+            square = zero
+            for i in range(x.shape[1]):
+                f = frozen[b, i] + (b_dec[i] - x[b, i])
+                square += f * f
+                sum_frozen[part, i] += f
+                frozen[b, i] = to_auxiliary * f
+            auxiliary_error += square
+    sums[part, 2], sums[part, 3], sums[part, 4], sums[part, 5] = error, auxiliary_error, xx, xe
+
+
+@_compiled
+def close_gates(
+    first, last, part, gate_bias, slope, weights, auxiliary, to_sparsity, codes, d_codes, d_positive_pi, u,
+    d_gate, d_slope, d_shift, positive,
+):  # fmt: skip
+    """Gradients with respect to ``u``, which take its place, and each part's with respect to gate and magnitude."""
+    zero = u.dtype.type(0)
+    g, s, m, p = d_gate[part], d_slope[part], d_shift[part], positive[part]
+    g[:], s[:], m[:], p[:] = zero, zero, zero, zero
+    for b in range(first, last):
+        for j in range(u.shape[1]):
+            pi = u[b, j] + gate_bias[j]
+            through = to_sparsity * weights[j]
+            if auxiliary:
+                through += d_positive_pi[b, j]
+            d_pi = zero if pi <= 0 else through
+            d_code = zero if codes[b, j] <= 0 else d_codes[b, j]
+            g[j] += d_pi
+            m[j] += d_code
+            s[j] += d_code * u[b, j]
+            p[j] += zero if pi <= 0 else pi
+            u[b, j] = d_pi + slope[j] * d_code
+
+
+@_compiled
+def add_parts(
+    to_error, to_auxiliary, sums, sum_x, sum_residual, sum_frozen, d_gate, d_slope, d_shift, positive, d_b_dec
+):  # fmt: skip
     """Add up what the parts of a batch, then of the features, left; the first part of each holds the result.
 
     ``d_b_dec`` gets what goes through the decoder: ``to_auxiliary`` is 0 where the auxiliary term does not train it.
@@ -465,6 +559,11 @@ def add_parts(to_error, to_auxiliary, sums, sum_x, sum_residual, sum_frozen, d_b
         sum_x[0] += sum_x[part]
         sum_residual[0] += sum_residual[part]
         sum_frozen[0] += sum_frozen[part]
+    for part in range(1, len(d_gate)):
+        d_gate[0] += d_gate[part]
+        d_slope[0] += d_slope[part]
+        d_shift[0] += d_shift[part]
+        positive[0] += positive[part]
     for part in range(1, len(d_b_dec)):
         d_b_dec[0] += d_b_dec[part]
     for i in range(d_b_dec.shape[1]):

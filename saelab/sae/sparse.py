@@ -242,6 +242,15 @@ class Search:
 
         workers.run(work, (find, n))
 
+    @torch.no_grad()
+    def products(self) -> tuple[Tensor, Tensor]:
+        """``u`` at all entries, to be overwritten, and ``x - b_dec``; only after a search by compiled loops."""
+        if self._screen is None:
+            return self._out, self.xc
+        x, b_dec, W_enc = self._inputs
+        torch.sub(x, b_dec, out=self.xc)  # the search has left out what came after the first part with too many
+        return workers.matmul(self.xc, W_enc), self.xc
+
     def all_entries(self, first: int = 0, last: int | None = None) -> DenseEntries:
         """All entries, or those of some of the rows."""
         x, b_dec, W_enc = self._inputs
