@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from saelab.errors import InputError, InputTypeError
+from saelab.sae import workers
 from saelab.sae.base import ARCHITECTURES, BatchSums, Encoded, GradientPass, SparseAutoencoder
 from saelab.sae.declarations import Knob, Moment
 from saelab.sae.fused import GateLoss, Learnt, learn
@@ -123,6 +124,7 @@ class ElementwiseSAE(SparseAutoencoder):
             self.set_gate_gradients(loss, learnt)
             sums = learnt.sums
             total = sums.error + sparsity * sums.penalty + auxiliary * sums.auxiliary_error
+            total = float(workers.number(total, x.numpy().dtype))  # infinite where the gradients may be
             values = {"sparsity": sums.penalty, "auxiliary": sums.auxiliary_error}
             means = [sums.n_on, total, sums.error, *(values[name] for name in of_terms)]
             of_batch = BatchSums(

@@ -70,7 +70,7 @@ def results_of(name: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("always", [1.0, -1.0], ids=["sparse", "dense"])
+@pytest.mark.parametrize("always", [1.0, 0.0, -1.0], ids=["sparse", "dense", "dense by autograd"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_results_do_not_depend_on_uninitialised_memory(
     name: str, always: float, monkeypatch: pytest.MonkeyPatch

@@ -29,6 +29,7 @@ from saelab.sae import sparse, workers
 from saelab.sae.base import BatchSums
 
 ALWAYS_SPARSE, ALWAYS_DENSE = 1.0, -1.0
+DENSE_AFTER_SEARCH = 0.0  # in which one entry is too many: compiled loops then take all
 COEFFICIENTS = {"l1_coefficient": 0.7, "aux_coefficient": 0.4, "l0_coefficient": 0.7}
 """Of every architecture's loss; a pass takes those of its own."""
 
@@ -144,7 +145,7 @@ def test_sparse_and_dense_steps_agree_in_every_loss_term_and_gradient(
     batch=st.integers(1, 300),
     d_sae=st.integers(1, 100),
     share=st.sampled_from([1.0, 0.25]),
-    dense_above=st.sampled_from([ALWAYS_SPARSE, 0.0]),
+    dense_above=st.sampled_from([ALWAYS_SPARSE, DENSE_AFTER_SEARCH]),
     frozen=st.sampled_from([None, "W_enc", "W_dec", "b_dec"]),
     **ANY_STEP,
 )
@@ -355,6 +356,14 @@ def test_a_weight_that_is_not_a_number_shows_in_the_loss(parameter: str, screene
         assert not torch.isfinite(sae.gradient_pass(x, COEFFICIENTS).sums.means[1])
 
 
+@pytest.mark.parametrize("dense_above", [ALWAYS_SPARSE, DENSE_AFTER_SEARCH])
+def test_a_loss_that_its_type_cannot_hold_is_infinite(dense_above: float) -> None:
+    sae, x = make_random("gated", dtype=torch.float32, shift=-1.0), torch.randn(64, 12)
+    with path(dense_above):
+        passed = sae.gradient_pass(x, {**COEFFICIENTS, "l1_coefficient": 1e200})
+    assert passed.sums.means[1] == math.inf
+
+
 def test_the_crossover_of_a_device_is_measured_and_one_without_sparse_kernels_stays_dense(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -382,7 +391,7 @@ def test_parts_cover_all_rows_once_and_do_not_depend_on_threads(n_rows: int, one
         assert (done == 1).all()
 
 
-@pytest.mark.parametrize("share", [ALWAYS_SPARSE, ALWAYS_DENSE])
+@pytest.mark.parametrize("share", [ALWAYS_SPARSE, DENSE_AFTER_SEARCH, ALWAYS_DENSE])
 @pytest.mark.parametrize("name", ["gated", "jumprelu", "topk"])
 def test_a_step_has_the_same_bits_for_any_number_of_threads(
     name: str, share: float, one_thread: None, monkeypatch: pytest.MonkeyPatch
