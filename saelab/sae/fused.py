@@ -108,6 +108,10 @@ class Pass(NamedTuple):
     sum_frozen: Any
 
 
+Trained = tuple[nn.Parameter, nn.Parameter, nn.Parameter]
+"""``W_enc``, ``W_dec`` and ``b_dec``."""
+
+
 @torch.no_grad()
 def learn(
     search: Search,
@@ -165,10 +169,6 @@ def learn(
         torch.from_numpy(sum_x[0]),
         torch.from_numpy(fired),
     )
-
-
-Trained = tuple[nn.Parameter, nn.Parameter, nn.Parameter]
-"""``W_enc``, ``W_dec`` and ``b_dec``."""
 
 
 def _learn_active(search: Search, given: Pass, trained: Trained, *, live: bool) -> tuple[Gradients, Any] | None:
