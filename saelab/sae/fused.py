@@ -64,10 +64,11 @@ class Gradients(NamedTuple):
     W_enc: Any
     W_dec: Any
     gate_bias: Any
+    """``(parts, d_sae)``, as the next three."""
     slope: Any
     shift: Any
     positive: Any
-    """``(d_sae,)``: the sum of relu(pi) over the batch."""
+    """No gradient: relu(pi), summed over the batch."""
     b_dec: Any
     """``(parts, d_in)``: what goes through the encoder."""
 

@@ -485,7 +485,6 @@ def open_gates(
                 positive_pi[b, j] = zero if pi <= 0 else pi
         n_on += on_in_row
         penalty += penalty_of_row
-    sums[part] = 0
     sums[part, 0], sums[part, 1] = n_on, penalty
 
 
