@@ -32,6 +32,10 @@ from saelab.data.synthetic import superposition as superposition
 from saelab.errors import InputError as InputError
 from saelab.errors import InputTypeError as InputTypeError
 from saelab.errors import SAELabError as SAELabError
+from saelab.evaluation.controls import CONTROLS as CONTROLS
+from saelab.evaluation.controls import Control as Control
+from saelab.evaluation.controls import pca_dictionary as pca_dictionary
+from saelab.evaluation.controls import random_dictionary as random_dictionary
 from saelab.evaluation.features import FeatureReading as FeatureReading
 from saelab.evaluation.features import read_features as read_features
 from saelab.evaluation.metrics import FVU as FVU

@@ -36,6 +36,7 @@ from saelab.cli.output import command_line, print_result, shows_progress, workin
 from saelab.data.shards import INDEX, read_index
 from saelab.devices import automatic_device
 from saelab.errors import InputError
+from saelab.evaluation.controls import CONTROLS
 from saelab.files.other_libraries import Format
 from saelab.files.tensor_files import write_atomically
 from saelab.sae.base import ARCHITECTURES
@@ -302,6 +303,23 @@ def sweep(
     test: Annotated[
         Path | None, typer.Option(show_default="STORE", help="Store of activations to evaluate on.")
     ] = None,
+    seeds: Annotated[
+        list[int] | None,
+        typer.Option(
+            show_default="the one given by --seed",
+            help="Train each SAE with this seed of its initialisation and of the order of the data. May be repeated.",
+        ),
+    ] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(
+            callback=each_of(list(CONTROLS)),
+            help=f"Train each SAE also as this control: {', '.join(CONTROLS)}. May be repeated.",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option(help="SAEs trained at the same time, each on one core; -1 for as many as there are cores.")
+    ] = 1,
     hook: HookOption = None,
     device: DeviceOption = "auto",
     config: ConfigOption = None,
@@ -320,10 +338,10 @@ def sweep(
         held_out = saelab.ActivationStore.open(test, hook) if test else None
         where = find_device(device) or "auto"
 
-        def maker(architecture: str) -> "Callable[[], saelab.SparseAutoencoder]":
+        def maker(architecture: str) -> "Callable[..., saelab.SparseAutoencoder]":
             d_in = activations.d_in
-            return lambda: new_sae(
-                architecture, d_in, d_sae, preset, ablation or (), seed=training["seed"], device=where
+            return lambda seed=training["seed"]: new_sae(
+                architecture, d_in, d_sae, preset, ablation or (), seed=seed, device=where
             )
 
         architectures = architecture or ["gated"]
@@ -338,6 +356,9 @@ def sweep(
                     maker(name),
                     activations,
                     values,
+                    seeds=seeds,
+                    controls=control or (),
+                    n_jobs=jobs,
                     config=training_config,
                     test=held_out,
                     folder=folder,
@@ -350,7 +371,8 @@ def sweep(
         )
         path = write_atomically(folder / "table.csv", lambda unfinished: table.to_csv(unfinished, index=False))
     swept = [name for name in table if name in SWEPT]
-    shown = table[["architecture", *swept, "l0", "fvu", "gamma", "n_dead", "path"]]
+    several = [name for name in ("control", "seed") if len(set(table[name])) > 1]
+    shown = table[["architecture", *several, *swept, "l0", "fvu", "gamma", "n_dead", "path"]]
     document = {"folder": folder, "table": path, "rows": table.to_dict("records")}
     print_result(
         as_json, document, f"{shown.to_string(index=False, float_format='{:.4g}'.format)}\nThe table is in {path}"
@@ -359,7 +381,7 @@ def sweep(
 
 def _sweeps(
     context: typer.Context, architectures: Sequence[str], knobs: Mapping[str, Any]
-) -> list[tuple[str, Sequence[float], dict[str, float]]]:
+) -> list[tuple[str, Sequence[float], dict[str, Any]]]:
     """For each architecture the values of its sparsity knob, and its other knobs."""
     found = []
     unused = set(knobs)

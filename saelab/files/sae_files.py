@@ -159,6 +159,8 @@ def describe(sae: SparseAutoencoder) -> tuple[dict[str, Tensor], dict[str, Any]]
         "architecture": sae.architecture,
         "settings": settings,
         "live_settings": {knob.name: getattr(sae, knob.name) for knob in sae.live_settings},
+        "frozen": sorted(sae.frozen),
+        "decoder_cosine": sae.decoder_cosine,
         "trained_on": sae.trained_on and sae.trained_on._asdict(),
     }
 
@@ -173,6 +175,10 @@ def rebuild(
         sae = ARCHITECTURES[header["architecture"]](**settings, dtype=dtype)
         for knob in sae.live_settings:
             setattr(sae, knob.name, knob.checked(header["live_settings"][knob.name]))
+        for name, parameter in sae.named_parameters():
+            parameter.requires_grad_(name not in header["frozen"])
+        if header["decoder_cosine"] is not None:
+            sae.hold_decoder(header["decoder_cosine"])
         sae.trained_on = header["trained_on"] and TrainedOn(**header["trained_on"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise SAEFileError(f"{path}: its header does not describe an SAE known to this SAELab ({error!r})") from error

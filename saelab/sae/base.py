@@ -6,10 +6,11 @@ E||x||^2 = d_in (`saelab.harvest` does it). The paper's lambda is for the *mean*
 """
 
 import functools
+import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, ClassVar, Literal, NamedTuple, TypedDict, get_args
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,17 @@ L1_COEFFICIENT = Knob(
 )
 SPARSITY = LossTerm("sparsity", "L1 term", L1_COEFFICIENT, hue="l0")
 """E||.||_1 of (gate) pre-activations after ReLU."""
+
+
+class Shared(TypedDict, total=False):
+    """The keywords that every architecture's constructor takes, see `SparseAutoencoder`."""
+
+    preset: Preset
+    seed: int
+    frozen: Collection[str]
+    decoder_cosine: float | None
+    device: torch.device | str | None
+    dtype: torch.dtype | None
 
 
 class SAELoss(NamedTuple):
@@ -166,6 +178,12 @@ class SparseAutoencoder(nn.Module, ABC):
         by the live decoder norm, auxiliary term not frozen (what SAELens trains). Mixing the two is worse than either.
     seed
         Seed of the random unit-norm decoder; the encoder starts as `ENCODER_SCALE` times its transpose, biases at zero.
+    frozen
+        Names of parameters that training leaves as they are, such as ``("W_dec",)``: the SAE is then a control for a
+        trained one (`saelab.CONTROLS`). The same as ``requires_grad_(False)`` on each: files, checkpoints and sweeps
+        keep which parameters are frozen, however they came to be.
+    decoder_cosine
+        Keep each decoder row within this cosine, from -1 to 1, of where it started; None leaves the rows free.
     device
         ``"auto"`` takes a GPU where there is one.
     """
@@ -193,7 +211,7 @@ class SparseAutoencoder(nn.Module, ABC):
     ablation_labels: ClassVar[Mapping[str, str]] = {}
     """What its constructor's ``ablations`` may list, and what widgets call each."""
     frozen_parameters: ClassVar[tuple[str, ...]] = ()
-    """Names of its parameters that training leaves as they are."""
+    """Names of its parameters that training leaves as they are in every SAE of this architecture."""
     lr_factors: ClassVar[Mapping[str, float]] = {}
     """Factors on the trainer's learning rate, by parameter name."""
     foreign: ClassVar[ForeignForm | None] = None
@@ -214,6 +232,8 @@ class SparseAutoencoder(nn.Module, ABC):
         *,
         preset: Preset = "paper",
         seed: int = 0,
+        frozen: Collection[str] = (),
+        decoder_cosine: float | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -232,13 +252,18 @@ class SparseAutoencoder(nn.Module, ABC):
         rows = torch.randn(d_sae, d_in, generator=torch.Generator().manual_seed(seed))
         rows = (rows / rows.norm(dim=1, keepdim=True)).to(device=device, dtype=dtype or torch.get_default_dtype())
         self.W_dec = nn.Parameter(rows)
-        # Feature by feature in memory, as the decoder is: the sparse step reads and writes whole features.
-        self.W_enc = nn.Parameter((ENCODER_SCALE * rows).T)
+        for name in self.encoder_parameters:
+            # Feature by feature in memory, as the decoder is: the sparse step reads and writes whole features.
+            self.register_parameter(name, nn.Parameter((ENCODER_SCALE * rows).T))
         self.b_dec = nn.Parameter(rows.new_zeros(d_in))
         for name in self.feature_parameters:
             self.register_parameter(name, nn.Parameter(rows.new_zeros(d_sae)))
-        for name in self.frozen_parameters:
-            self.get_parameter(name).requires_grad_(False)
+        self.freeze(self.frozen_parameters)
+        self.freeze(frozen)
+        self.decoder_cosine: float | None = None
+        """Least cosine of a decoder row with where it started, if `hold_decoder` set one."""
+        if decoder_cosine is not None:
+            self.hold_decoder(decoder_cosine)
 
     @property
     @abstractmethod
@@ -393,6 +418,47 @@ class SparseAutoencoder(nn.Module, ABC):
         summed = BatchSums(*(torch.stack(kind).sum(dim=0) for kind in zip(*sums, strict=True)))
         return GradientPass(summed, torch.stack(fired).any(dim=0), {})
 
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Names of the parameters that training leaves as they are."""
+        return tuple(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
+
+    def freeze(self, names: Collection[str]) -> None:
+        """Have training leave these parameters as they are; a ValueError for a name that the SAE does not have."""
+        parameters = dict(self.named_parameters())
+        unknown = {names} if isinstance(names, str) else set(names) - parameters.keys()
+        if unknown:
+            raise InputError(
+                f"frozen must be a collection of names of parameters, not understood: {', '.join(sorted(unknown))}; "
+                f"a {self.label} SAE has {', '.join(parameters)}"
+            )
+        for name in names:
+            parameters[name].requires_grad_(False)
+
+    @torch.no_grad()
+    def hold_decoder(self, cosine: float) -> None:
+        """From now on, have training keep each decoder row within ``cosine`` of where it is now.
+
+        Raises a ValueError for what is no cosine.
+        """
+        if not -1 <= cosine <= 1:
+            raise InputError(f"decoder_cosine must lie between -1 and 1, not {cosine}")
+        self.decoder_cosine = float(cosine)
+        self.register_buffer("decoder_start", nn.functional.normalize(self.W_dec, dim=1))
+
+    @torch.no_grad()
+    def restrain_decoder(self) -> None:
+        """Turn each decoder row that left the cone around its start (`hold_decoder`) back to the cone's surface."""
+        if self.decoder_cosine is None or not self.W_dec.requires_grad:
+            return
+        start = self.get_buffer("decoder_start")
+        norms = self.W_dec.norm(dim=1, keepdim=True)
+        along = (self.W_dec * start).sum(dim=1, keepdim=True)
+        across = nn.functional.normalize(self.W_dec - along * start, dim=1)
+        surface = self.decoder_cosine * start + math.sqrt(1 - self.decoder_cosine**2) * across
+        left = along < self.decoder_cosine * norms
+        self.W_dec.copy_(torch.where(left, norms * nn.functional.normalize(surface, dim=1), self.W_dec))
+
     @torch.no_grad()
     def project_decoder_gradient(self) -> None:
         """Remove from the decoder's gradient what would change a row's norm (preset "paper"; paper, appendix D)."""
@@ -456,6 +522,10 @@ class SparseAutoencoder(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         settings = {**self.settings(), **{knob.name: getattr(self, knob.name) for knob in self.live_settings}}
+        if frozen := tuple(name for name in self.frozen if name not in self.frozen_parameters):
+            settings["frozen"] = frozen
+        if self.decoder_cosine is not None:
+            settings["decoder_cosine"] = self.decoder_cosine
         return ", ".join(f"{name}={value!r}" for name, value in settings.items())
 
 

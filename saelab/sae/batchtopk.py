@@ -1,11 +1,12 @@
 """The BatchTopK SAE: k features on per input on average, chosen among those of a whole batch (Bussmann et al. 2024)."""
 
 from collections.abc import Mapping
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from saelab.sae.base import Encoded, Preset, SparseAutoencoder
+from saelab.sae.base import Encoded, Shared, SparseAutoencoder
 from saelab.sae.declarations import ForeignForm, Look
 from saelab.sae.jumprelu import JumpReLUSAE
 from saelab.sae.sparse import Entries, positions_above
@@ -45,13 +46,9 @@ class BatchTopKSAE(TopKSAE):
         d_in: int,
         d_sae: int,
         k: int | None = None,
-        *,
-        preset: Preset = "paper",
-        seed: int = 0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(d_in, d_sae, k, preset=preset, seed=seed, device=device, dtype=dtype)
+        super().__init__(d_in, d_sae, k, **shared)
         self.register_buffer("threshold", self.W_enc.new_zeros(()))
 
     def activate(self, entries: Entries) -> Tensor:

@@ -2,13 +2,13 @@
 
 import copy
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
 
 from saelab.errors import InputError
-from saelab.sae.base import L1_COEFFICIENT, SPARSITY, Encoded, Preset, SparseAutoencoder, mean_square
+from saelab.sae.base import L1_COEFFICIENT, SPARSITY, Encoded, Shared, SparseAutoencoder, mean_square
 from saelab.sae.declarations import ForeignForm, Knob, Look, LossTerm, Moment
 from saelab.sae.elementwise import ElementwiseSAE
 from saelab.sae.fused import GateLoss, Learnt
@@ -44,7 +44,7 @@ class GatedSAE(ElementwiseSAE):
         term train the decoder; ``"no_r_mag"`` shares the encoder without rescaling; ``"untied_encoders"`` gives the
         magnitude its own encoder ``W_mag``, ``pi_mag = (x - b_dec) @ W_mag + b_mag``; ``"no_auxiliary"`` drops the
         auxiliary term, so that only the L1 penalty moves the gate's bias.
-    d_in, d_sae, preset, seed, device, dtype
+    d_in, d_sae, shared
         As for every `SparseAutoencoder`.
     """
 
@@ -81,23 +81,19 @@ class GatedSAE(ElementwiseSAE):
         d_in: int,
         d_sae: int,
         *,
-        preset: Preset = "paper",
         ablations: Collection[Ablation] = (),
-        seed: int = 0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
         unknown = {ablations} if isinstance(ablations, str) else set(ablations) - set(get_args(Ablation))
         if unknown:
             raise InputError(
                 f"ablations must be a collection of {', '.join(get_args(Ablation))}; not understood: {unknown}"
             )
+        preset = shared.get("preset", "paper")
         if ablations and preset != "paper":
             raise InputError(f"the ablations are those of preset 'paper'; take that, or none with {preset!r}")
         self.ablations = frozenset(ablations)
-        super().__init__(d_in, d_sae, preset=preset, seed=seed, device=device, dtype=dtype)
-        if "untied_encoders" in self.ablations:
-            self.W_mag = nn.Parameter(self.W_enc.detach().clone())
+        super().__init__(d_in, d_sae, **shared)
 
     @property
     def feature_parameters(self) -> tuple[str, ...]:

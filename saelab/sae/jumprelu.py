@@ -1,13 +1,13 @@
 """The JumpReLU SAE: a threshold for each feature, trained under an L0 penalty (Rajamanoharan et al. 2024)."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from saelab.errors import InputError
-from saelab.sae.base import Encoded, Preset, SparseAutoencoder
+from saelab.sae.base import Encoded, Shared, SparseAutoencoder
 from saelab.sae.declarations import ForeignForm, Knob, Look, LossTerm, Moment
 from saelab.sae.elementwise import ElementwiseSAE
 from saelab.sae.sparse import Entries
@@ -47,7 +47,7 @@ class JumpReLUSAE(ElementwiseSAE):
     ----------
     bandwidth
         Of the pseudo-gradients; positive.
-    d_in, d_sae, preset, seed, device, dtype
+    d_in, d_sae, shared
         As for every `SparseAutoencoder`.
     """
 
@@ -75,15 +75,12 @@ class JumpReLUSAE(ElementwiseSAE):
         d_in: int,
         d_sae: int,
         *,
-        preset: Preset = "paper",
         bandwidth: float = BANDWIDTH,
-        seed: int = 0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
         if not 0 < bandwidth < float("inf"):
             raise InputError(f"bandwidth must be a positive number, not {bandwidth}")
-        super().__init__(d_in, d_sae, preset=preset, seed=seed, device=device, dtype=dtype)
+        super().__init__(d_in, d_sae, **shared)
         self.bandwidth = bandwidth
 
     @property

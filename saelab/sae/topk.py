@@ -1,14 +1,14 @@
 """The TopK SAE: the k largest pre-activations of each input, and no penalty (Gao et al. 2024)."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from saelab.errors import InputError
 from saelab.sae import workers
-from saelab.sae.base import Encoded, Preset, SparseAutoencoder, mean_square
+from saelab.sae.base import Encoded, Shared, SparseAutoencoder, mean_square
 from saelab.sae.declarations import ForeignForm, Knob, Look, LossTerm, Moment
 from saelab.sae.sparse import Entries, choose_entries
 
@@ -49,7 +49,7 @@ class TopKSAE(SparseAutoencoder):
     k
         Features on per input, from 1 to d_sae; 32 by default. Fewer are on where fewer pre-activations are positive.
         It may be changed at any time.
-    d_in, d_sae, preset, seed, device, dtype
+    d_in, d_sae, shared
         As for every `SparseAutoencoder`.
     """
 
@@ -80,13 +80,9 @@ class TopKSAE(SparseAutoencoder):
         d_in: int,
         d_sae: int,
         k: int | None = None,
-        *,
-        preset: Preset = "paper",
-        seed: int = 0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(d_in, d_sae, preset=preset, seed=seed, device=device, dtype=dtype)
+        super().__init__(d_in, d_sae, **shared)
         self.k = min(self.k, d_sae) if k is None else k
         if not 1 <= self.k <= d_sae:
             raise InputError(f"k must lie between 1 and d_sae={d_sae}, not {k}")

@@ -85,12 +85,13 @@ class Adam:
             weight.grad = None if gradient is None else self._sae.features_first(name, gradient).contiguous()
         if self._torch is None:
             self._compiled_step(lr)
-            return
-        self._sae.project_decoder_gradient()
-        for group in self._torch.param_groups:
-            group["lr"] = lr * group["lr_factor"]
-        self._torch.step()
-        self._sae.normalize_decoder()
+        else:
+            self._sae.project_decoder_gradient()
+            for group in self._torch.param_groups:
+                group["lr"] = lr * group["lr_factor"]
+            self._torch.step()
+            self._sae.normalize_decoder()
+        self._sae.restrain_decoder()
 
     def _compiled_step(self, lr: float) -> None:
         beta1, beta2 = self._betas

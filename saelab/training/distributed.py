@@ -29,8 +29,8 @@ class Together:
 
         module.to(self._accelerator.device)
         if self.share.n_processes > 1:
-            for parameter in module.parameters():
-                parameter.copy_(broadcast(parameter.detach().contiguous()))
+            for tensor in (*module.parameters(), *module.buffers()):
+                tensor.copy_(broadcast(tensor.detach().contiguous()))
 
     @torch.no_grad()
     def add_up(self, tensors: Sequence[Tensor]) -> None:

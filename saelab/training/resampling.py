@@ -26,6 +26,10 @@ def resample_dead_features(
     input's direction from ``b_dec`` (at the living rows' mean norm), its encoder column the same direction at
     `ENCODER_SHARE` of the living columns' mean norm, its biases and ``r_mag`` 0.
 
+    Frozen parameters stay as they are. A feature whose decoder row is frozen or held near its start
+    (`SparseAutoencoder.hold_decoder`) is pointed along that row instead, and one with a frozen encoder column along
+    that column.
+
     Parameters
     ----------
     sae
@@ -40,18 +44,15 @@ def resample_dead_features(
     generator
         Of the draw, on the CPU.
     """
-    parts = torch.split(x, 1024)  # codes of all at once could be large
-    error = torch.cat([(part - sae(part)).square().sum(dim=1) for part in parts]).cpu().double()
-    n_dead = int(dead.count_nonzero())
-    if n_dead == 0 or not error.any():
+    if not dead.any():
         return
-    chance = (error / error.max()).square()
-    few = int(chance.count_nonzero()) < n_dead
-    rows = torch.multinomial(chance, n_dead, replacement=few, generator=generator)
-    directions = torch.nn.functional.normalize(x[rows.to(x.device)] - sae.b_dec, dim=1)
-
-    alive = ~dead if n_dead < len(dead) else dead
+    directions = _directions(sae, dead, x, generator)
+    if directions is None:
+        return
+    alive = ~dead if not dead.all() else dead
     for name, parameter in sae.named_parameters():
+        if not parameter.requires_grad:
+            continue
         by_feature = sae.features_first(name, parameter)
         if name in sae.encoder_parameters:
             by_feature[dead] = ENCODER_SHARE * by_feature[alive].norm(dim=1).mean() * directions
@@ -64,3 +65,21 @@ def resample_dead_features(
         for moment in (moments or {}).get(name, {}).values():
             if moment.shape == by_feature.shape:  # Adam also counts its steps
                 moment[dead] = 0
+
+
+def _directions(sae: SparseAutoencoder, dead: Tensor, x: Tensor, generator: torch.Generator | None) -> Tensor | None:
+    """Where to point the dead features, unit vectors ``(n_dead, d_in)``; None if every input is reconstructed."""
+    if sae.decoder_cosine is not None:
+        return sae.get_buffer("decoder_start")[dead]
+    for name in ("W_dec", "W_enc"):
+        if name in sae.frozen:
+            return torch.nn.functional.normalize(sae.features_first(name, sae.get_parameter(name))[dead], dim=1)
+    parts = torch.split(x, 1024)  # codes of all at once could be large
+    error = torch.cat([(part - sae(part)).square().sum(dim=1) for part in parts]).cpu().double()
+    if not error.any():
+        return None
+    n_dead = int(dead.count_nonzero())
+    chance = (error / error.max()).square()
+    few = int(chance.count_nonzero()) < n_dead
+    rows = torch.multinomial(chance, n_dead, replacement=few, generator=generator)
+    return torch.nn.functional.normalize(x[rows.to(x.device)] - sae.b_dec, dim=1)

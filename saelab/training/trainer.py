@@ -5,7 +5,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -137,6 +137,8 @@ class Trainer:
             fast = sae.W_enc.device.type == "cuda" and torch.cuda.is_bf16_supported()
             self._precision = "bfloat16" if fast else "float32"
         self._adam = Adam(sae, self.config.betas)
+        if not self._adam.weights:
+            raise InputError("every parameter of this SAE is frozen, so there is nothing to train; leave some out")
         self._resampling = torch.Generator().manual_seed(self.config.seed)
         self._silent_steps = torch.zeros(sae.d_sae, dtype=torch.long, device=sae.W_enc.device)
         self._resampled_at: int | None = None
@@ -315,8 +317,8 @@ class Trainer:
         while self.n_steps_done < self.config.n_steps:
             yield self.step()
 
-    def run(self, *, progress: bool = True) -> "Trainer":
-        """Train up to ``config.n_steps`` with a progress bar.
+    def run(self, *, progress: bool = True, on_step: Callable[[TrainingRecord], object] | None = None) -> "Trainer":
+        """Train up to ``config.n_steps`` with a progress bar; ``on_step`` is called with each record.
 
         Interrupted, or told to terminate (SIGTERM), it finishes the step it is in, writes a checkpoint where it has a
         folder, and keeps what it has: run again to go on. Of several processes, one that is interrupted stops all at
@@ -337,6 +339,8 @@ class Trainer:
                     bar.set_postfix(L0=f"{record.l0:.0f}", FVU=f"{record.fvu:.3f}", gamma=f"{record.gamma:.3f}")
                 if self.folder is not None and every and record.step % every == 0 and record.step < last:
                     self.save()
+                if on_step is not None:
+                    on_step(record)
                 stopped = bool(held.asked) if self._together.share.n_processes == 1 else self._all_stop
                 if stopped:
                     break
@@ -371,7 +375,8 @@ class Trainer:
 
     def _resamples_after(self, step: int) -> bool:
         every = self.config.resample_every_for(self.sae)
-        learns = self.sae.W_enc.requires_grad  # else there is no feature that could live again
+        # Where neither matrix learns, as in rescale and shift, no feature could live again.
+        learns = self.sae.W_enc.requires_grad or self.sae.W_dec.requires_grad
         return learns and every > 0 and step % every == 0 and step <= 0.75 * self.config.n_steps
 
     def _resample(self, step: int) -> None:

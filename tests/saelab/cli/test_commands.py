@@ -438,6 +438,22 @@ def test_a_sweep_prints_the_table_that_it_keeps_and_its_configuration_repeats_it
         assert same_weights(Path(first), Path(second))
 
 
+def test_a_sweep_of_several_seeds_and_a_control_has_a_row_each_and_trains_on_every_core(
+    harvested: Path, tmp_path: Path
+) -> None:
+    words = ("--l1-coefficient", 4, "--seeds", 0, "--seeds", 3, "--control", "frozen_decoder", *TINY)
+    found = document("sweep", harvested, tmp_path / "a", *words, "--jobs", 2)
+    assert [(row["control"], row["seed"]) for row in found["rows"]] == [
+        ("none", 0), ("none", 3), ("frozen_decoder", 0), ("frozen_decoder", 3),
+    ]  # fmt: skip
+    assert len({row["fvu"] for row in found["rows"]}) == 4
+    text = run("sweep", harvested, tmp_path / "a", *words).stdout
+    assert "frozen_decoder" in text and "seed" in text
+    assert (
+        "not one of frozen_decoder" in run("sweep", harvested, tmp_path / "b", *words, "--control", "no", code=2).output
+    )
+
+
 def test_an_interrupted_sweep_goes_on_when_the_command_is_given_again(
     harvested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

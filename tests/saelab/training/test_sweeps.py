@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,9 +53,9 @@ def test_a_sweep_that_is_done_is_read_and_what_is_new_is_trained(
     trained: list[float] = []
     run = Trainer.run
 
-    def counted(self: Trainer, *, progress: bool = True) -> Trainer:
+    def counted(self: Trainer, **options: Any) -> Trainer:
         trained.append(self.l1_coefficient)
-        return run(self, progress=progress)
+        return run(self, **options)
 
     monkeypatch.setattr(Trainer, "run", counted)
     assert sweep(make_gated, X, [0.5, 4], config=CONFIG, folder=tmp_path, progress=False).equals(first)
