@@ -32,6 +32,8 @@ from saelab.data.synthetic import superposition as superposition
 from saelab.errors import InputError as InputError
 from saelab.errors import InputTypeError as InputTypeError
 from saelab.errors import SAELabError as SAELabError
+from saelab.evaluation.comparisons import compare_at_l0 as compare_at_l0
+from saelab.evaluation.comparisons import summarize as summarize
 from saelab.evaluation.features import FeatureReading as FeatureReading
 from saelab.evaluation.features import read_features as read_features
 from saelab.evaluation.metrics import FVU as FVU

@@ -75,6 +75,8 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
             "matched_cosine_similarity",
             "feature_shrinkage",
             "DictionaryMatch",
+            "summarize",
+            "compare_at_l0",
             "loss_recovered",
             "LossRecovered",
             "spliced",
