@@ -57,6 +57,7 @@ from saelab.evaluation.probing import probe as probe
 from saelab.evaluation.probing import probe_weights as probe_weights
 from saelab.evaluation.splicing import LossRecovered as LossRecovered
 from saelab.evaluation.splicing import loss_recovered as loss_recovered
+from saelab.evaluation.splicing import loss_recovered_many as loss_recovered_many
 from saelab.evaluation.splicing import spliced as spliced
 from saelab.files.sae_files import export as export
 from saelab.files.sae_files import load as load

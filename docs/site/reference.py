@@ -78,6 +78,7 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
             "summarize",
             "compare_at_l0",
             "loss_recovered",
+            "loss_recovered_many",
             "LossRecovered",
             "spliced",
         ),
