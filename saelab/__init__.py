@@ -32,6 +32,8 @@ from saelab.data.synthetic import superposition as superposition
 from saelab.errors import InputError as InputError
 from saelab.errors import InputTypeError as InputTypeError
 from saelab.errors import SAELabError as SAELabError
+from saelab.evaluation.comparisons import compare_at_l0 as compare_at_l0
+from saelab.evaluation.comparisons import summarize as summarize
 from saelab.evaluation.controls import CONTROLS as CONTROLS
 from saelab.evaluation.controls import Control as Control
 from saelab.evaluation.controls import pca_dictionary as pca_dictionary
@@ -59,6 +61,7 @@ from saelab.evaluation.probing import probe as probe
 from saelab.evaluation.probing import probe_weights as probe_weights
 from saelab.evaluation.splicing import LossRecovered as LossRecovered
 from saelab.evaluation.splicing import loss_recovered as loss_recovered
+from saelab.evaluation.splicing import loss_recovered_many as loss_recovered_many
 from saelab.evaluation.splicing import spliced as spliced
 from saelab.files.sae_files import export as export
 from saelab.files.sae_files import load as load
@@ -79,6 +82,8 @@ from saelab.training.resampling import resample_dead_features as resample_dead_f
 from saelab.training.runs import NonFiniteLossError as NonFiniteLossError
 from saelab.training.runs import TrainingConfig as TrainingConfig
 from saelab.training.runs import TrainingRecord as TrainingRecord
+from saelab.training.sparsity_search import KnobForL0 as KnobForL0
+from saelab.training.sparsity_search import knob_for_l0 as knob_for_l0
 from saelab.training.sweeps import sweep as sweep
 from saelab.training.trainer import Trainer as Trainer
 

@@ -86,18 +86,19 @@ def rescaled(path: str) -> saelab.RescaleShiftSAE:
     return saelab.RescaleShiftSAE.from_standard(standard)
 
 
-def recovered(model: Any, hook: str, path: str, texts: Sequence[str]) -> dict[str, float]:
-    """`saelab.loss_recovered` of the SAE in a file, cached beside it.
+def recovered(model: Any, hook: str, paths: Sequence[str], texts: Sequence[str]) -> list[dict[str, float]]:
+    """`saelab.loss_recovered` of the SAE in each file, cached beside it.
 
     The sweep names the file after everything that went into it, including the held-out activations and so these texts:
     a cached result is always valid.
     """
-    kept = Path(path).with_suffix(".loss.json")
-    if not kept.exists():
-        measured = saelab.loss_recovered(model, hook, saelab.load(path), texts, progress=False)
-        write_atomically(kept, lambda path: path.write_text(json.dumps(measured.as_dict()), encoding="utf-8"))
-    losses: dict[str, float] = json.loads(kept.read_text(encoding="utf-8"))
-    return losses
+    kept = {path: Path(path).with_suffix(".loss.json") for path in paths}
+    if saes := {path: saelab.load(path) for path in paths if not kept[path].exists()}:
+        for path, measured in saelab.loss_recovered_many(model, hook, saes, texts, progress=False).items():
+            write_atomically(
+                kept[path], partial(Path.write_text, data=json.dumps(measured.as_dict()), encoding="utf-8")
+            )
+    return [json.loads(kept[path].read_text(encoding="utf-8")) for path in paths]
 
 
 def values(cls: type[saelab.SparseAutoencoder], effort: Effort) -> list[float]:
@@ -137,7 +138,7 @@ def experiment(effort: Effort, hook: str, folder: Path) -> pd.DataFrame:
 
     table = pd.concat([standard, cured, gated, *others], ignore_index=True)
     with timed("loss recovered"):
-        losses = pd.DataFrame([recovered(model, hook, path, held_out) for path in table.path])
+        losses = pd.DataFrame(recovered(model, hook, list(table.path), held_out))
     table["loss_recovered"] = losses.score_zero
     return table.join(losses)
 

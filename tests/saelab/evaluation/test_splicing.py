@@ -12,7 +12,8 @@ from torch.nn.functional import cross_entropy
 
 import saelab
 from saelab.data.activations import ActivationStore
-from saelab.evaluation.splicing import LossRecovered, loss_recovered, spliced
+from saelab.evaluation.splicing import LossRecovered, Reconstruct, loss_recovered, loss_recovered_many, spliced
+from saelab.sae.base import TrainedOn
 from saelab.sae.gated import GatedSAE
 from saelab.sae.standard import StandardSAE
 
@@ -97,6 +98,38 @@ def test_scores_are_the_share_of_an_ablations_cost_that_is_avoided() -> None:
 def test_batch_size_and_padding_do_not_change_the_losses(model: Any) -> None:
     one, many = (loss_recovered(model, HOOK, an_sae(), TEXTS, batch_size=n, progress=False) for n in (1, 4))
     assert one.as_dict() == pytest.approx(many.as_dict(), rel=1e-5)
+
+
+def test_several_saes_have_the_numbers_of_each_by_itself_each_at_its_own_scale(
+    model: Any, store: ActivationStore
+) -> None:
+    trained, bare = an_sae(), StandardSAE(256, 64, seed=2)
+    trained.trained_on = TrainedOn("reviews-4l", HOOK, store.scale)
+    saes: dict[str, Reconstruct] = {"trained": trained, "bare": bare, "scaled": an_sae(), "zeros": torch.zeros_like}
+    together = loss_recovered_many(model, HOOK, saes, TEXTS, scales={"scaled": 3.0}, batch_size=3, progress=False)
+    assert list(together) == list(saes)
+    for name, sae in saes.items():
+        scale = 3.0 if name == "scaled" else None
+        assert together[name] == loss_recovered(model, HOOK, sae, TEXTS, scale=scale, batch_size=3, progress=False)
+    assert len({measured.spliced for measured in together.values()}) == 4
+    assert together["trained"] == loss_recovered(
+        model, HOOK, an_sae(), TEXTS, scale=store.scale, batch_size=3, progress=False
+    )
+
+
+def test_each_further_sae_costs_one_more_run_of_the_model(model: Any) -> None:
+    runs: list[Tensor] = []
+
+    def n_runs(n: int) -> int:
+        runs.clear()
+        saes = {str(index): an_sae() for index in range(n)}
+        with model.hooks(fwd_hooks=[("unembed.hook_out", lambda x, hook: runs.append(x))]):
+            loss_recovered_many(model, HOOK, saes, TEXTS, progress=False)
+        return len(runs)
+
+    one = n_runs(1)
+    assert 4 <= one <= 5  # and where the pass for the mean does not stop at the hook, that
+    assert [n_runs(n) - one for n in (2, 5)] == [1, 4]
 
 
 def test_inside_the_activation_is_the_reconstruction_and_special_tokens_keep_their_own(
@@ -265,6 +298,18 @@ def test_wrong_text_scales_and_sizes_get_a_sentence(model: Any) -> None:
     for scale in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="scale must be a positive number, such as store.scale"):
             loss_recovered(model, HOOK, sae, TEXTS, scale=scale)
+
+
+def test_among_several_saes_the_one_that_does_not_fit_is_named(model: Any) -> None:
+    saes = {"fits": an_sae(), "narrow": an_sae(d_in=32)}
+    with pytest.raises(ValueError, match="has width 256, but 'narrow' was made for d_in=32"):
+        loss_recovered_many(model, HOOK, saes, TEXTS, progress=False)
+    with pytest.raises(ValueError, match="scales has nobody, but saes has only fits, narrow"):
+        loss_recovered_many(model, HOOK, saes, TEXTS, scales={"nobody": 1.0})
+    with pytest.raises(ValueError, match="saes is empty"):
+        loss_recovered_many(model, HOOK, {}, TEXTS)
+    with pytest.raises(TypeError, match="saes must be a mapping of names to SAEs.*not list"):
+        loss_recovered_many(model, HOOK, [an_sae()], TEXTS)  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_spliced_gets_a_sentence(model: Any) -> None:
