@@ -4,7 +4,7 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
@@ -109,7 +109,8 @@ def knob_for_l0(
     tried: dict[float, float] = {}
     runs = []
     while value is not None and len(tried) < max_runs:
-        run = sweep(make_sae, activations, [value], config=config, test=test, folder=folder, progress=progress, **knobs)
+        others: dict[str, Any] = {"config": config, "test": test, "folder": folder, "progress": progress, **knobs}
+        run = sweep(make_sae, activations, [value], **others)
         runs.append(run)
         tried[value] = l0 = float(run.l0[0])
         if abs(l0 - target_l0) <= tolerance * target_l0:

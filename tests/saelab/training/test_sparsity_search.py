@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -34,9 +35,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     runs: list[int] = []
     run = Trainer.run
 
-    def counted(self: Trainer, *, progress: bool = True) -> Trainer:
+    def counted(self: Trainer, **options: Any) -> Trainer:
         runs.append(1)
-        return run(self, progress=progress)
+        return run(self, **options)
 
     monkeypatch.setattr(Trainer, "run", counted)
     return runs
