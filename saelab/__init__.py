@@ -78,6 +78,8 @@ from saelab.training.resampling import resample_dead_features as resample_dead_f
 from saelab.training.runs import NonFiniteLossError as NonFiniteLossError
 from saelab.training.runs import TrainingConfig as TrainingConfig
 from saelab.training.runs import TrainingRecord as TrainingRecord
+from saelab.training.sparsity_search import KnobForL0 as KnobForL0
+from saelab.training.sparsity_search import knob_for_l0 as knob_for_l0
 from saelab.training.sweeps import sweep as sweep
 from saelab.training.trainer import Trainer as Trainer
 

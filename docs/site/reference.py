@@ -37,6 +37,8 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
             "TrainingConfig",
             "TrainingRecord",
             "sweep",
+            "knob_for_l0",
+            "KnobForL0",
             "resample_dead_features",
             "NonFiniteLossError",
         ),

@@ -33,6 +33,7 @@ from torch import Tensor
 
 import saelab
 from saelab.data.language_models import EMBEDDED_MODEL
+from saelab.training.sparsity_search import next_value
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "bench"
@@ -158,17 +159,6 @@ def in_range(trained: Sequence[dict[str, float]], low: float, high: float) -> di
     return min(inside, key=lambda result: abs(result["l0"] - (low + high) / 2), default=None)
 
 
-def next_value(trained: Sequence[dict[str, float]], l0: float) -> float:
-    """The value that should give ``l0``: log-log interpolation of the two trainings nearest to it."""
-    nearest = sorted(trained, key=lambda result: abs(math.log(max(result["l0"], 0.1) / l0)))
-    (a, la), *others = [(math.log(result["sparsity"]), math.log(max(result["l0"], 0.1))) for result in nearest[:2]]
-    slope = -1.4
-    for b, lb in others:
-        slope = (lb - la) / (b - a)
-        slope = max(0.3, slope) if slope > 0 else min(-0.3, slope)  # k raises L0, a penalty lowers it
-    return math.exp(a + max(-1.5, min(1.5, (math.log(l0) - la) / slope)))
-
-
 def train_ends(worker: Worker, first: Sequence[float]) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
     """Train from ``first`` until an L0 lies in each of `ENDS`; return all trainings, and those of the two ends."""
     trained: list[dict[str, float]] = []
@@ -178,7 +168,8 @@ def train_ends(worker: Worker, first: Sequence[float]) -> tuple[list[dict[str, f
         missing = [sum(end) / 2 for end, found in zip(ENDS, ends, strict=True) if found is None]
         if not waiting and (not missing or len(trained) == MOST_TRAININGS):
             return trained, [end for end in ends if end is not None]
-        result = worker.ask(train=waiting.pop(0) if waiting else next_value(trained, missing[0]))
+        tried = [(result["sparsity"], result["l0"]) for result in trained]
+        result = worker.ask(train=waiting.pop(0) if waiting else next_value(tried, missing[0]))
         trained.append(result)
         print(
             f"{worker.library}, {worker.architecture}: {result['sparsity']:.3g} gives L0 {result['l0']:.1f}, "
