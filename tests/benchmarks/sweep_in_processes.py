@@ -11,6 +11,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +31,10 @@ def main() -> None:
     model = saelab.load_language_model()
     store = saelab.harvest(model, "blocks.1.hook_resid_post", saelab.load_text(), n_tokens=60_000, progress=False)
     config = saelab.TrainingConfig(n_steps=arguments.n_steps, batch_size=arguments.batch_size)
-    makers = [partial(saelab.GatedSAE, 256, arguments.d_sae), partial(saelab.StandardSAE, 256, arguments.d_sae)]
+    makers: list[Callable[..., saelab.SparseAutoencoder]] = [
+        partial(saelab.GatedSAE, 256, arguments.d_sae),
+        partial(saelab.StandardSAE, 256, arguments.d_sae),
+    ]
     n_threads = torch.get_num_threads()
 
     def seconds(threads: int, n_jobs: int) -> float:
