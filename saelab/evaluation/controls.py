@@ -32,6 +32,9 @@ class Control:
     """What is kept, in one line without a full stop."""
     keeps_decoder: bool = False
     keeps_encoder: bool = False
+    """Its columns are then the decoder's rows, not `saelab.sae.base.ENCODER_SCALE` times these: no training could
+    lengthen them. On layer 1 of the embedded model, 1000 steps, a gated SAE with a frozen encoder ended at FVU 0.42 with
+    L0 24 from a scale of 0.4, and at 0.58 with L0 17 from 0.1 (one seed)."""
     decoder_cosine: float | None = None
     """Least cosine of a decoder row with where it started."""
 
@@ -51,6 +54,9 @@ class Control:
         if self.keeps_decoder:
             sae.freeze(("W_dec",))
         if self.keeps_encoder:
+            with torch.no_grad():
+                for name in sae.encoder_parameters:
+                    sae.get_parameter(name).copy_(sae.W_dec.T)
             sae.freeze(sae.encoder_parameters)
         if self.decoder_cosine is not None:
             sae.hold_decoder(self.decoder_cosine)

@@ -276,6 +276,8 @@ class Trainer:
         lr = self.lr * self._lr_schedule(done)
         coefficients = self._coefficients_now(done)
         batch = self._batches.draw()
+        if done == 0 and self.config.start_at_mean:
+            self._start_at_mean(batch)
         sums, fired, observed = self._forward_backward(batch, coefficients)
         self._silent_steps.add_(1).masked_fill_(fired, 0)
         record = self._record(done + 1, sums, batch.size, coefficients, lr)
@@ -385,6 +387,16 @@ class Trainer:
         resample_dead_features(self.sae, dead, x, moments=self._adam.moments, generator=self._resampling)
         self._silent_steps[dead] = 0
         self._resampled_at = step
+
+    @torch.no_grad()
+    def _start_at_mean(self, batch: Batch) -> None:
+        b_dec = self.sae.b_dec
+        if not b_dec.requires_grad:
+            return
+        total = batch.x.to(b_dec).sum(dim=0)
+        if self._together.share.n_processes > 1:
+            self._together.add_up([total])
+        b_dec.copy_(total / batch.size)
 
     def _forward_backward(
         self, batch: Batch, coefficients: dict[str, float]

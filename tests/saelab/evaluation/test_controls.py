@@ -32,6 +32,8 @@ def test_each_control_keeps_what_its_name_says() -> None:
     assert made["soft_frozen_decoder"].frozen == () and made["soft_frozen_decoder"].decoder_cosine == 0.8
     untied = CONTROLS["frozen_encoder"].apply(GatedSAE(16, 32, ablations=["untied_encoders"]))
     assert set(untied.frozen) == {"W_enc", "W_mag"}
+    # As long as the decoder's rows, for training cannot lengthen them.
+    torch.testing.assert_close(untied.W_mag.detach().norm(dim=0), torch.ones(32))
     assert [label_of_control(name) for name in ("frozen_decoder", "pca", "mine")] == ["frozen decoder", "PCA", "mine"]
 
 
@@ -60,7 +62,7 @@ def test_a_sweep_trains_each_sae_also_as_its_controls_which_reconstruct_worse(tm
             held = load(by.path[architecture, "frozen_decoder", seed])
             assert torch.equal(held.W_dec, start.W_dec) and not torch.equal(held.W_enc, start.W_enc)
             encoder = load(by.path[architecture, "frozen_encoder", seed])
-            assert torch.equal(encoder.W_enc, start.W_enc) and not torch.equal(encoder.W_dec, start.W_dec)
+            assert torch.equal(encoder.W_enc, start.W_dec.T) and not torch.equal(encoder.W_dec, start.W_dec)
             trained = by.fvu[architecture, "none", seed]
             assert trained < by.fvu[architecture, "frozen_decoder", seed]
             assert trained < by.fvu[architecture, "frozen_encoder", seed]

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -309,3 +310,18 @@ def test_a_frozen_sae_is_not_resampled() -> None:
         sae.b_enc[:40] = -50.0
     trainer = Trainer(sae, planted(), config(n_steps=40, dead_after_steps=5, resample_every=10)).run(progress=False)
     assert trainer.records[-1].n_dead >= 40 and not trainer.history["n_resampled"].any()
+
+
+@pytest.mark.parametrize("name", [name for name, cls in ARCHITECTURES.items() if cls.trains_from_scratch])
+def test_a_run_may_start_with_b_dec_at_the_mean_of_its_first_batch(name: str, tmp_path: Path) -> None:
+    x = torch.randn(400, 6, generator=torch.Generator().manual_seed(0)) + 50
+    settings = config(n_steps=8, batch_size=400, lr=1e-3, start_at_mean=True, checkpoint_every=3)
+    sae = ARCHITECTURES[name](6, 12)
+    trainer = Trainer(sae, x, settings, folder=tmp_path)
+    trainer.step()
+    torch.testing.assert_close(sae.b_dec.detach(), x.mean(dim=0), atol=2e-3, rtol=0)  # and one step from there
+    trainer.save()
+    torch.testing.assert_close(Trainer.resume(tmp_path, x).run(progress=False).sae.b_dec, trainer.run().sae.b_dec)
+    frozen = ARCHITECTURES[name](6, 12, frozen=("b_dec",))
+    Trainer(frozen, x, settings).run(progress=False)
+    assert not frozen.b_dec.any()
