@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saelab.errors import InputError, InputTypeError
+from saelab.evaluation.comparisons import summarize
+from saelab.evaluation.controls import CONTROLS, NO_CONTROL, UNTRAINED, label_of_control
 
 try:
     import matplotlib
@@ -28,7 +30,7 @@ except ModuleNotFoundError as error:
         raise  # it is there, but broken: its own message says more
     raise ImportError('figures need matplotlib: pip install "saelab[widgets]"') from error
 
-from saelab.quantities import BLUE, GOLD, GREEN, PURPLE, VERMILLION, Colour
+from saelab.quantities import BLUE, GOLD, GREEN, GREY, PURPLE, VERMILLION, Colour
 from saelab.sae.base import ARCHITECTURES, in_order, label_of, quantity_of
 from saelab.sae.declarations import Look
 
@@ -70,6 +72,10 @@ _OTHERS = (
     _look(_INK, "P", _DOTS),
 )
 """For lines that are no architectures, in order and then again."""
+_CONTROL_DASHES = dict(
+    zip((*CONTROLS, *UNTRAINED), ((1, 1.5), (4, 1.5), (6, 1.5, 1, 1.5), (2, 3), (8, 3)), strict=True)
+)
+"""All controls are grey, and told apart by their dashes."""
 _SETTINGS = ("architecture", "preset", "ablations", "d_sae")
 """Columns of `saelab.sweep` that say which SAE it is; a line through several of one compares nothing."""
 
@@ -158,7 +164,9 @@ def pareto(
 ) -> SAEFigure:
     """What a sweep pays for sparsity: ``y`` against ``x``, a line with markers for each architecture.
 
-    A thin dashed line across marks 1 where that is the best there is: for loss recovered and for gamma.
+    A thin dashed line across marks 1 where that is the best there is: for loss recovered and for gamma. Controls
+    (column ``control``) are thin grey lines. Of several seeds (column ``seed``) the line runs through the means, and a
+    band shows the 95 % interval of each mean of ``y`` (`saelab.summarize`).
 
     Parameters
     ----------
@@ -196,7 +204,9 @@ def pareto(
     if not ys:
         raise InputError("y names no column; give one or more")
     _check_table(table, [x, *ys, by], "saelab.sweep")
-    marks = _marks(table, by)
+    if _has_seeds(table):
+        table = summarize(table)
+    shown = _lines_of(table, by)
     along = _numbers(table, x)
     drawable = along[np.isfinite(along)]
     if log_x is None:
@@ -214,13 +224,14 @@ def pareto(
         _style(ax, page, quantity_of(x).axis_label, quantity.axis_label)
         if quantity.reference is not None:
             ax.axhline(quantity.reference.value, color=page.ink, linewidth=0.9, linestyle=(0, (6, 4)), zorder=1)
-        for value, mark in marks.items():
-            rows = np.flatnonzero((table[by] == value).to_numpy() & np.isfinite(along))
+        for line in shown:
+            rows = np.flatnonzero(line.rows & np.isfinite(along))
             rows = rows[np.argsort(along[rows], kind="stable")]
-            ax.plot(along[rows], np.where(np.isfinite(up[rows]), up[rows], np.nan), **_line(mark, theme))
+            ax.plot(along[rows], np.where(np.isfinite(up[rows]), up[rows], np.nan), **_line(line.look, theme))
+            _band(ax, table, name, along, rows, line.look, theme)
         if log_x:
             _log_axis(ax)
-    handles = [Line2D([], [], label=_label(value, by), **_line(mark, theme)) for value, mark in marks.items()]
+    handles = [Line2D([], [], label=line.label, **_line(line.look, theme)) for line in shown]
     _heading(figure, page, title, handles)
     return figure
 
@@ -239,6 +250,8 @@ def lines(
     size: tuple[float, float] | None = None,
 ) -> SAEFigure:
     """Curves of many points, without markers: ``y`` against ``x``, a line for each value of ``by``.
+
+    Controls and several seeds are drawn as by `pareto`; seeds are averaged at each value of ``x``.
 
     Parameters
     ----------
@@ -271,7 +284,10 @@ def lines(
     if not ys:
         raise InputError("y names no column; give one or more")
     _check_table(table, [x, *ys, *([by] if by else [])], "saelab.Trainer.history_frame")
-    marks = _marks(table, by) if by else {None: _PLAIN}
+    if _has_seeds(table):
+        of_point = [*([by] if by else []), *(["control"] if by and "control" in table else []), x]
+        table = summarize(table[[*dict.fromkeys([*of_point, *ys, "seed"])]], by=of_point)
+    shown = _lines_of(table, by)
     along = _numbers(table, x)
     figure = SAEFigure(
         figsize=size or (max(5.5, 4.5 * len(ys)), 3.4), dpi=SCREEN_DPI, facecolor=page.paper, layout="constrained"
@@ -292,14 +308,15 @@ def lines(
         _style(ax, page, named[x], named[name])
         if quantity.reference is not None:
             ax.axhline(quantity.reference.value, color=page.ink, linewidth=0.9, linestyle=(0, (6, 4)), zorder=1)
-        for value, mark in marks.items():
-            rows = np.flatnonzero(drawn & ((table[by] == value).to_numpy() if by else True))
-            ax.plot(along[rows], up[rows], **bare(mark))
+        for line in shown:
+            rows = np.flatnonzero(drawn & line.rows)
+            ax.plot(along[rows], up[rows], **bare(line.look))
+            _band(ax, table, name, along, rows, line.look, theme)
         if log_y:
             ax.set_yscale("log")
         if log_x:
             _log_axis(ax)
-    handles = [Line2D([], [], label=_label(value, by), **bare(mark)) for value, mark in marks.items()] if by else []
+    handles = [Line2D([], [], label=line.label, **bare(line.look)) for line in shown] if by else []
     _heading(figure, page, title, handles)
     return figure
 
@@ -343,7 +360,7 @@ def scatter(
     if not ys:
         raise InputError("y names no column; give one or more")
     _check_table(table, [x, *ys, *([by] if by else [])], "saelab")
-    marks = _marks(table, by) if by else {None: _PLAIN}
+    shown = _lines_of(table, by)
     along = _numbers(table, x)
     figure = SAEFigure(
         figsize=size or (max(5.0, 4.5 * len(ys)), 4.0), dpi=SCREEN_DPI, facecolor=page.paper, layout="constrained"
@@ -359,13 +376,13 @@ def scatter(
             raise InputError(f"no row has a finite number both in {x} and in {name}, so there is nothing to draw")
         named = {x: quantity_of(x).axis_label, name: quantity_of(name).axis_label} | dict(labels or {})
         _style(ax, page, named[x], named[name])
-        for value, mark in marks.items():
-            rows = np.flatnonzero(drawn & ((table[by] == value).to_numpy() if by else True))
-            ax.plot(along[rows], up[rows], **dots(mark))
+        for line in shown:
+            rows = np.flatnonzero(drawn & line.rows)
+            ax.plot(along[rows], up[rows], **dots(line.look))
         if identity:
             ends = [min(along[drawn].min(), up[drawn].min()), max(along[drawn].max(), up[drawn].max())]
             ax.plot(ends, ends, color=page.ink, linewidth=0.9, linestyle=(0, (6, 4)), zorder=1)
-    handles = [Line2D([], [], label=_label(value, by), **dots(mark)) for value, mark in marks.items()] if by else []
+    handles = [Line2D([], [], label=line.label, **dots(line.look)) for line in shown] if by else []
     _heading(figure, page, title, handles)
     return figure
 
@@ -382,7 +399,9 @@ def probe_by_layer(
 
     A column of panels for each SAE, in the order of the table, and a row for each way to hold out test texts. Filled
     markers are test accuracies with their intervals; hollow ones on dotted lines are training accuracies. Under each
-    layer stand the SAE's L0 there and the number of its features that are on for any text, the k of the PCA.
+    layer stand the SAE's L0 there and the number of its features that are on for any text, the k of the PCA. An SAE's
+    controls (column ``control``) are grey. Of several seeds (column ``seed``) means are drawn, and the intervals are
+    those of the mean over seeds, on these same texts (`saelab.summarize`).
 
     Parameters
     ----------
@@ -409,13 +428,20 @@ def probe_by_layer(
         raise InputError("test_accuracy holds no finite number, so there is nothing to draw")
     if "held_out" not in table:
         table = table.assign(held_out="")
-    point = ["layer", "representation", "held_out"]
+    table = table.assign(control=table["control"].fillna(NO_CONTROL) if "control" in table else NO_CONTROL)
+    point = ["layer", "representation", "held_out", "control"]
+    if _has_seeds(table):
+        table = summarize(table, by=point).drop(columns=["test_low", "test_high"], errors="ignore")
+        table = table.rename(columns={"test_accuracy_low": "test_low", "test_accuracy_high": "test_high"})
     repeated = table[table.duplicated(point)]
     if len(repeated):
-        which = ", ".join(f"{name} {value}" for name, value in repeated[point].iloc[0].items() if value != "")
+        which = ", ".join(
+            f"{name} {value}" for name, value in repeated[point].iloc[0].items() if value not in ("", NO_CONTROL)
+        )
         raise InputError(f"several rows are of {which}; keep one for each point")
     saes = list(dict.fromkeys(name.removeprefix(_PCA_OF) for name in table["representation"] if name != _RAW)) or [""]
     parts, layers = list(dict.fromkeys(table["held_out"])), sorted(set(table["layer"]))
+    controls = [control for control in dict.fromkeys(table["control"]) if control != NO_CONTROL]
     figure = SAEFigure(
         figsize=size or (max(5.5, 3.0 * len(saes)), 1.4 + 2.4 * len(parts)),
         dpi=SCREEN_DPI,
@@ -428,18 +454,29 @@ def probe_by_layer(
             _style(ax, page, "", _HELD_OUT.get(part, f"accuracy on test texts\n({part})") if ax is row[0] else "")
             ax.grid(visible=False, axis="x")
             ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
-            for name, (mark, shift) in zip((sae, _RAW, _PCA_OF + sae), _REPRESENTATIONS.values(), strict=True):
-                rows = table[(table["held_out"] == part) & (table["representation"] == name)]
+            drawn = [
+                (name, NO_CONTROL, mark, shift)
+                for name, (mark, shift) in zip((sae, _RAW, _PCA_OF + sae), _REPRESENTATIONS.values(), strict=True)
+            ]
+            drawn += [
+                (sae, control, _control_look(control, "X"), 0.07 * (place + 4))
+                for place, control in enumerate(controls)
+            ]
+            for name, control, mark, shift in drawn:
+                of = (table["held_out"] == part) & (table["representation"] == name) & (table["control"] == control)
                 # A layer without a row becomes one of NaN, and so a gap.
-                _draw_accuracies(ax, rows.set_index("layer").reindex(layers), mark, shift, theme, train)
+                _draw_accuracies(ax, table[of].set_index("layer").reindex(layers), mark, shift, theme, train)
     for column, sae in zip(panels.T, saes, strict=True):
         column[0].set_title(sae, color=page.ink, fontsize=10)
         codes = table[(table["representation"] == sae) & (table["held_out"] == parts[0])]
+        codes = codes[codes["control"] == NO_CONTROL]
         codes = codes.set_index("layer").reindex(layers)
         column[-1].set_xticks(range(len(layers)), [_tick(layer, row) for layer, row in codes.iterrows()])
         column[-1].set_xlim(-0.5, len(layers) - 0.5)
         column[-1].set_xlabel("layer, L0, features on for any text", color=page.ink, fontsize=10)
     handles = [Line2D([], [], label=label, **_line(mark, theme)) for label, (mark, _) in _REPRESENTATIONS.items()]
+    for control in controls:
+        handles.append(Line2D([], [], label=label_of_control(control), **_line(_control_look(control, "X"), theme)))
     if train and "train_accuracy" in table:
         ink = _line(_REPRESENTATIONS[_RAW][0], theme) | {"marker": "o"}
         handles.append(Line2D([], [], label="dotted: training texts", **_hollow(ink, page)))
@@ -541,27 +578,83 @@ def _style_of(dash: tuple[float, ...]) -> Any:
     return (0, dash) if dash else "-"
 
 
-def _marks(table: "pd.DataFrame", by: str) -> dict[Any, Look]:
-    """How each value of ``by`` is drawn, in the order of the legend."""
-    values = list(dict.fromkeys(table[by]))
+class _Shown(NamedTuple):
+    """What is drawn in one look."""
+
+    label: str
+    look: Look
+    rows: NDArray[np.bool_]
+    """Which rows of the table, ``(n_rows,)``."""
+
+
+def _lines_of(table: "pd.DataFrame", by: str | None) -> list[_Shown]:
+    """What is drawn, in the order of the legend: a line for each value of ``by``, then for each of its controls."""
+    if by is None:
+        return [_Shown("", _PLAIN, np.ones(len(table), dtype=np.bool_))]
     if table[by].isna().any():
         raise InputError(f"{by} is missing in {table[by].isna().sum()} row(s); fill it in, or leave them out")
+    values = list(dict.fromkeys(table[by]))
+    looks: dict[Any, Look] = {value: ARCHITECTURES[value].look for value in in_order(values) if value in ARCHITECTURES}
+    others = [value for value in values if value not in looks]
+    looks |= {value: _OTHERS[index % len(_OTHERS)] for index, value in enumerate(others)}
+    controls = table["control"].fillna(NO_CONTROL) if "control" in table else None
+    if by == "control" or controls is None:
+        looks |= {value: _control_look(value, "o") for value in looks if value in _CONTROL_DASHES}
+        lines = [_Shown(_label(value, by), look, (table[by] == value).to_numpy()) for value, look in looks.items()]
+    else:
+        lines = []
+        for control in (NO_CONTROL, *(one for one in dict.fromkeys(controls) if one != NO_CONTROL)):
+            for value, look in looks.items():
+                rows = ((table[by] == value) & (controls == control)).to_numpy()
+                if rows.any() and control == NO_CONTROL:
+                    lines.append(_Shown(_label(value, by), look, rows))
+                elif rows.any():
+                    label = label_of_control(control)
+                    label = label if control in UNTRAINED else f"{_label(value, by)}, {label}"
+                    lines.append(_Shown(label, _control_look(control, look.marker), rows))
+    for line in lines:
+        _check_one_setting(table[line.rows], by)
+    return lines
+
+
+def _check_one_setting(rows: "pd.DataFrame", by: str) -> None:
     for setting in _SETTINGS:
-        for value in values if setting in table and setting != by else ():
-            several = table.loc[table[by] == value, setting].drop_duplicates()  # NaN once: what a CSV has for ""
-            if len(several) > 1:
-                raise InputError(
-                    f"the line of {by} {value!r} would run through several {setting}: {', '.join(map(repr, several))}; "
-                    f"choose with table[table[{setting!r}] == ...], or draw by={setting!r}"
-                )
-    marks: dict[Any, Look] = {value: ARCHITECTURES[value].look for value in in_order(values) if value in ARCHITECTURES}
-    others = [value for value in values if value not in marks]
-    return marks | {value: _OTHERS[index % len(_OTHERS)] for index, value in enumerate(others)}
+        several = rows[setting].drop_duplicates() if setting in rows and setting != by else ()  # NaN once: "" in a CSV
+        if len(several) > 1:
+            raise InputError(
+                f"the line of {by} {rows[by].iloc[0]!r} would run through several {setting}: "
+                f"{', '.join(map(repr, several))}; choose with table[table[{setting!r}] == ...], or draw by={setting!r}"
+            )
+
+
+def _control_look(control: str, marker: str) -> Look:
+    return Look(GREY.light, GREY.dark, marker, _CONTROL_DASHES.get(control, _DOTS), width=1.0)
+
+
+def _has_seeds(table: "pd.DataFrame") -> bool:
+    return "seed" in table and len(set(table["seed"])) > 1
+
+
+def _band(
+    ax: Axes,
+    table: "pd.DataFrame",
+    name: str,
+    along: NDArray[np.float64],
+    rows: NDArray[np.intp],
+    look: Look,
+    theme: Theme,
+) -> None:
+    """The interval of a mean over seeds, where the table has one."""
+    if {f"{name}_low", f"{name}_high"} <= set(table.columns):
+        low, high = _numbers(table, f"{name}_low")[rows], _numbers(table, f"{name}_high")[rows]
+        ax.fill_between(along[rows], low, high, color=getattr(look, theme), alpha=0.2, linewidth=0)
 
 
 def _label(value: object, by: str) -> str:
     if by == "architecture":
         return label_of(str(value))
+    if by == "control":
+        return "trained" if value == NO_CONTROL else label_of_control(str(value))
     return f"{by.replace('_', ' ')}: {value if value != '' else 'none'}"
 
 

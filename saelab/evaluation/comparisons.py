@@ -7,6 +7,7 @@ models or layers, and of one number at a time: of twenty true differences of zer
 average.
 """
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
@@ -29,7 +30,9 @@ _Points = list[tuple[float, float]]
 """L0 and y of each SAE, sorted."""
 
 
-def summarize(table: "pd.DataFrame", *, over: str = "seed", confidence: float = 0.95) -> "pd.DataFrame":
+def summarize(
+    table: "pd.DataFrame", *, by: Sequence[str] | None = None, over: str = "seed", confidence: float = 0.95
+) -> "pd.DataFrame":
     """Mean and confidence interval of every metric over the seeds of each configuration.
 
     Parameters
@@ -38,6 +41,8 @@ def summarize(table: "pd.DataFrame", *, over: str = "seed", confidence: float = 
         A row for each SAE, such as `saelab.sweep` gives. Rows belong to one configuration if they agree in all
         settings: ``architecture``, ``preset``, ``ablations``, ``control``, ``d_sae``, the knobs of all architectures,
         and any further column of text or of True and False. Every other column of numbers is a metric.
+    by
+        The columns that tell configurations apart instead, such as ``["architecture", "step"]``.
     over
         The column that tells the repetitions of a configuration apart.
     confidence
@@ -59,10 +64,11 @@ def summarize(table: "pd.DataFrame", *, over: str = "seed", confidence: float = 
     """
     import pandas as pd
 
-    _check_table(table, [over])
+    _check_table(table, [over, *(by or ())])
     _check_confidence(confidence)
-    settings = _settings(table, over)
-    metrics = [str(name) for name in table if name not in {*settings, over, "path"}]
+    settings = _settings(table, over) if by is None else list(by)
+    left_out = {*settings, *_settings(table, over), over, "path"}
+    metrics = [str(name) for name in table if name not in left_out]
     _check_repetitions(table, [*settings, over])
     values = {name: _numbers(table, name) for name in metrics}
     which = np.zeros(len(table), int)
@@ -175,15 +181,21 @@ def compare_at_l0(
 
 def _with_interval(name: str, values: NDArray[np.float64], confidence: float) -> dict[str, Any]:
     """Mean over the first axis, and the limits of its t interval, which are NaN for a single value."""
-    from scipy.stats import t
-
     n = len(values)
     mean = values.mean(axis=0)
     half = np.full_like(mean, math.nan)
     if n > 1:
         with np.errstate(invalid="ignore"):  # an infinite value has no deviation
-            half = t.ppf((1 + confidence) / 2, n - 1) * values.std(axis=0, ddof=1) / math.sqrt(n)
+            half = _t(confidence, n - 1) * values.std(axis=0, ddof=1) / math.sqrt(n)
     return {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}
+
+
+@functools.cache
+def _t(confidence: float, freedom: int) -> float:
+    """Half the width of the interval, in standard errors."""
+    from scipy.stats import t
+
+    return float(t.ppf((1 + confidence) / 2, freedom))
 
 
 def _settings(table: "pd.DataFrame", over: str) -> list[str]:

@@ -33,8 +33,8 @@ class Control:
     keeps_decoder: bool = False
     keeps_encoder: bool = False
     """Its columns are then the decoder's rows, not `saelab.sae.base.ENCODER_SCALE` times these: no training could
-    lengthen them. On layer 1 of the embedded model, 1000 steps, a gated SAE with a frozen encoder ended at FVU 0.42 with
-    L0 24 from a scale of 0.4, and at 0.58 with L0 17 from 0.1 (one seed)."""
+    lengthen them. On layer 1 of the embedded model, 1000 steps, a gated SAE with a frozen encoder ended at FVU 0.42
+    with L0 24 from a scale of 0.4, and at 0.58 with L0 17 from 0.1 (one seed)."""
     decoder_cosine: float | None = None
     """Least cosine of a decoder row with where it started."""
 

@@ -48,9 +48,9 @@ class TrainingConfig:
     lr_decay_steps: int = 0
     """Last steps, up to ``n_steps``, over which the learning rate falls linearly to 0."""
     start_at_mean: bool = False
-    """Start ``b_dec`` at the mean of the first batch instead of 0. Adam moves it by at most about ``lr`` a step: at layer
-    1 of the embedded model, whose mean is 36 % of E||x||^2, it was still 7 away from that mean (of norm 9.6) after 1000
-    steps at 1e-3. A trained SAE learns a feature for what is left; one with random directions cannot."""
+    """Start ``b_dec`` at the mean of the first batch instead of 0. Adam moves it by at most about ``lr`` a step: at
+    layer 1 of the embedded model, whose mean is 36 % of E||x||^2, it was still 7 away from that mean (of norm 9.6)
+    after 1000 steps at 1e-3. A trained SAE learns a feature for what is left; one with random directions cannot."""
     dead_after_steps: int = 100
     """A feature that was on for no input in so many steps is dead."""
     resample_every: int | None = None

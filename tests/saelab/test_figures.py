@@ -16,7 +16,8 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from PIL import Image
 
-from saelab.figures import SAEFigure, Theme, pareto, probe_by_layer, save_figure
+from saelab import CONTROLS
+from saelab.figures import SAEFigure, Theme, lines, pareto, probe_by_layer, save_figure
 
 THEMES: tuple[Theme, ...] = ("light", "dark")
 DRAWINGS: dict[str, Callable[..., SAEFigure]] = {
@@ -209,6 +210,78 @@ def test_lines_may_differ_in_another_column() -> None:
         pareto(both, y="gamma")
 
 
+def seeded(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """The same at three seeds, whose numbers in ``columns`` are 0.01 apart."""
+    return pd.concat(
+        [table.assign(seed=seed, **{name: table[name] + 0.01 * (seed - 1) for name in columns}) for seed in range(3)]
+    )
+
+
+def bands(ax: Axes) -> list[tuple[float, float]]:
+    """Lower and upper end of each band."""
+    heights = [np.asarray(band.get_paths()[0].vertices)[:, 1] for band in ax.collections]
+    return [(float(height.min()), float(height.max())) for height in heights]
+
+
+def test_several_seeds_are_a_line_through_their_means_with_a_band_of_their_interval() -> None:
+    table = sweep_table()
+    figure = pareto(seeded(table.assign(l1_coefficient=table.l0), "gamma"), y="gamma")
+    gated = drawn(figure.axes[0], 3)[0]
+    assert list(gated.get_xdata()) == [6, 30, 100] and list(gated.get_ydata()) == pytest.approx([0.8, 0.8, 0.8])  # type: ignore[arg-type]
+    # Three values 0.01 apart: standard deviation 0.01, t with two degrees of freedom 4.3027, over the root of 3.
+    half = 4.3027 * 0.01 / 3**0.5
+    assert bands(figure.axes[0])[2] == pytest.approx((1 - half, 1 + half), abs=1e-5)
+    alone = pareto(table.assign(l1_coefficient=table.l0, seed=0), y="gamma")
+    assert not alone.axes[0].collections
+
+
+def test_curves_of_several_seeds_are_averaged_at_each_point() -> None:
+    history = pd.DataFrame({"step": [1, 2, 3], "l0": [9.0, 6.0, 3.0], "architecture": "gated"})
+    figure = lines(seeded(history, "l0"), "step", "l0", by="architecture")
+    assert list(drawn(figure.axes[0], 3)[0].get_ydata()) == pytest.approx([9, 6, 3])  # type: ignore[arg-type]
+    assert bands(figure.axes[0])[0] == pytest.approx((3 - 4.3027 * 0.01 / 3**0.5, 9 + 4.3027 * 0.01 / 3**0.5), abs=1e-4)
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_controls_are_thin_grey_lines_of_their_own_below_what_they_control(theme: Theme) -> None:
+    table = sweep_table().assign(control="none")
+    gated = table[table.architecture == "gated"]
+    both = pd.concat(
+        [
+            *(gated.assign(control=name, gamma=0.5 + index / 10) for index, name in enumerate(CONTROLS)),
+            gated.assign(control="pca", gamma=0.4),
+            table,
+        ]
+    )
+    figure = pareto(both, y="gamma", theme=theme)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == [
+        "standard", "rescale and shift", "gated",
+        "gated, frozen decoder", "gated, soft-frozen decoder", "gated, frozen encoder", "PCA",
+    ]  # fmt: skip
+    grey = [line_of(figure, label) for label in labels[3:]]
+    assert len({line.get_color() for line in grey}) == 1
+    assert len({str(line.get_linestyle()) + str(getattr(line, "_unscaled_dash_pattern", "")) for line in grey}) == 4
+    assert all(line.get_linewidth() < line_of(figure, "gated").get_linewidth() for line in grey)
+    assert [list(line.get_ydata()) for line in drawn(figure.axes[0], 3)][3] == [0.5] * 3  # type: ignore[arg-type]
+    by_control = pareto(both[both.architecture == "gated"], y="gamma", by="control", theme=theme)
+    assert "trained" in [text.get_text() for text in by_control.legends[0].get_texts()]
+
+
+def test_probes_of_several_seeds_show_the_interval_of_their_mean_and_controls_beside_it() -> None:
+    table = probe_table(("stratified",)).assign(control="none")
+    codes = table.representation == "gated, L1 2"
+    both = pd.concat([table, table[codes].assign(control="frozen_encoder", test_accuracy=0.55)])
+    figure = probe_by_layer(seeded(both, "test_accuracy"), train=False)
+    panel = figure.axes[0]
+    assert [len(line.get_xdata()) for line in panel.get_lines()] == [4, 4, 4, 4]  # type: ignore[arg-type]
+    assert list(panel.get_lines()[3].get_ydata()) == pytest.approx([0.55] * 4)  # type: ignore[arg-type]
+    segments = panel.collections[0].get_segments()  # type: ignore[attr-defined]
+    half = 4.3027 * 0.01 / 3**0.5
+    assert segments[0][:, 1].tolist() == pytest.approx([0.59 - half, 0.59 + half], abs=1e-4)
+    assert "frozen encoder" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
 @pytest.mark.parametrize(
     ("table", "options", "error", "message"),
     [
@@ -221,7 +294,7 @@ def test_lines_may_differ_in_another_column() -> None:
         (sweep_table().assign(gamma="high"), {"y": "gamma"}, ValueError, "column gamma must hold numbers"),
         (sweep_table().assign(gamma=np.nan), {"y": "gamma"}, ValueError, "no row has a finite number both in l0 and"),
         (sweep_table().assign(architecture=None), {}, ValueError, r"architecture is missing in 9 row\(s\)"),
-        (sweep_table().assign(d_sae=range(9)), {}, ValueError, "'gated' would run through several d_sae: 0, 1, 2"),
+        (sweep_table().assign(d_sae=range(9)), {}, ValueError, "'standard' would run through several d_sae: 6, 7, 8"),
     ],
 )
 def test_pareto_says_what_is_wrong_with_a_table(

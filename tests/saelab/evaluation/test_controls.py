@@ -30,7 +30,8 @@ def test_each_control_keeps_what_its_name_says() -> None:
     assert made["frozen_decoder"].frozen == ("W_dec",)
     assert made["frozen_encoder"].frozen == ("W_enc",)
     assert made["soft_frozen_decoder"].frozen == () and made["soft_frozen_decoder"].decoder_cosine == 0.8
-    untied = CONTROLS["frozen_encoder"].apply(GatedSAE(16, 32, ablations=["untied_encoders"]))
+    untied = GatedSAE(16, 32, ablations=["untied_encoders"])
+    CONTROLS["frozen_encoder"].apply(untied)
     assert set(untied.frozen) == {"W_enc", "W_mag"}
     # As long as the decoder's rows, for training cannot lengthen them.
     torch.testing.assert_close(untied.W_mag.detach().norm(dim=0), torch.ones(32))

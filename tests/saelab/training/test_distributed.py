@@ -96,7 +96,7 @@ def assert_same_weights(sae: saelab.SparseAutoencoder, other: saelab.SparseAutoe
 
 RESAMPLED = {
     "n_steps": 40, "batch_size": 501, "sparsity_warmup_steps": 5, "lr_warmup_steps": 5,
-    "dead_after_steps": 5, "resample_every": 15, "checkpoint_every": 20,
+    "dead_after_steps": 5, "resample_every": 15, "checkpoint_every": 20, "start_at_mean": True,
 }  # fmt: skip
 
 
