@@ -3,8 +3,9 @@
     python docs/experiments/pareto.py            # twenty minutes on two idle, slow cores; seconds when repeated
     python docs/experiments/pareto.py --quick    # small SAEs, about a minute
 
-The paper is arXiv 2404.16014v2. It compares standard, rescale-and-shift and gated SAEs at equal compute, with a
-standard SAE 1.5 times as wide; here all SAEs have the same width, on the small language model inside the package.
+The paper is arXiv 2404.16014v2. It compares standard and gated SAEs at equal compute, the standard ones 1.5 times as
+wide (section 4.1), and rescale-and-shift SAEs with gated ones at equal width (section 5.2). Here all SAEs have the same
+width, on the small language model inside the package.
 Every other architecture that trains from scratch is swept around the default of its sparsity knob. Each SAE has one
 seed: a difference as small as that between neighbouring lines is one observation.
 

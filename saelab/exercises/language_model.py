@@ -14,7 +14,7 @@ from saelab.sae.gated import GatedSAE
 def loss_recovered(answer: Callable[[float, float, float], float]) -> None:
     """``answer(clean, spliced, ablated)`` is the share of the loss that the SAE recovers, from three cross-entropies.
 
-    Source: Rajamanoharan et al. (2024), section 4. It is 1 if splicing costs nothing and 0 if it is as bad as ablation.
+    Source: Rajamanoharan et al. (2024), eq. 5. It is 1 if splicing costs nothing and 0 if it is as bad as ablation.
     """
     clean, spliced, ablated = 3.0, 3.5, 8.0
     share = (ablated - spliced) / (ablated - clean)

@@ -18,7 +18,7 @@ VERSION_1 = "this is version 1's equation (10): its denominator has the loss of 
 def relative_reconstruction_bias(answer: Callable[[Tensor, Tensor], float]) -> None:
     """``answer(x, r)`` is gamma, the g that minimises E||r / g - x||^2; ``x`` and ``r`` are ``(batch, d_in)``.
 
-    Source: Rajamanoharan et al. (2024), section 4 and appendix; gamma = E||r||^2 / E[x . r].
+    Source: Rajamanoharan et al. (2024), version 2, eq. 9 and 10; gamma = E||r||^2 / E[x . r].
     """
     x, r = torch.ones(1, 1), torch.full((1, 1), 0.5)
     expect(

@@ -2,7 +2,9 @@
 
 Notation (paper: Rajamanoharan et al. 2024, arXiv 2404.16014v2): x is ``(batch, d_in)``, codes f(x) ``(batch, d_sae)``.
 Losses sum squared error over ``d_in`` and average over the batch; they expect activations scaled so that
-E||x||^2 = d_in (`saelab.harvest` does it). The paper's lambda is for the *mean* over d_in: multiply it by d_in.
+E||x||^2 = d_in (`saelab.harvest` does it). The lambda of the paper's gated SAEs is for the *mean* over d_in: multiply
+it by d_in if the paper's activations have that scale, too. The paper's baselines also divide the error by E||x||^2
+(appendix D.1.1).
 """
 
 import functools
@@ -461,7 +463,7 @@ class SparseAutoencoder(nn.Module, ABC):
 
     @torch.no_grad()
     def project_decoder_gradient(self) -> None:
-        """Remove from the decoder's gradient what would change a row's norm (preset "paper"; paper, appendix D)."""
+        """Remove what would change a row's norm from the decoder's gradient (preset "paper"; Bricken et al. 2023)."""
         if self.has_unit_decoder and self.W_dec.grad is not None:
             # bmm sums each row's products without writing them to memory first.
             along = self.W_dec.grad.unsqueeze(1).bmm(self.W_dec.unsqueeze(2)).squeeze(2)
@@ -470,7 +472,7 @@ class SparseAutoencoder(nn.Module, ABC):
 
     @torch.no_grad()
     def normalize_decoder(self) -> None:
-        """Give every decoder row unit norm again (preset "paper"), after an optimiser's step."""
+        """Give every decoder row unit norm again (preset "paper"; paper, appendix D), after an optimiser's step."""
         if self.has_unit_decoder:
             self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True))
 

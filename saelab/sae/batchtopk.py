@@ -21,7 +21,7 @@ class BatchTopKSAE(TopKSAE):
 
     That is how it trains. At inference an input's codes must not depend on the others beside it: ``codes = relu(pi) *
     (pi > threshold)``, with one ``threshold`` for all features, the mean over batches of the smallest positive
-    pre-activation that was kept (arXiv 2412.06410, eq. 6), here a running mean over training. A change of ``k``
+    pre-activation that was kept (arXiv 2412.06410, section 3), here a running mean over training. A change of ``k``
     therefore shows in the codes once training has moved the threshold.
     """
 

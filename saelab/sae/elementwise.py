@@ -56,7 +56,7 @@ class ElementwiseSAE(SparseAutoencoder):
         """Slope and shift, ``(d_sae,)`` each, without a gradient: ``magnitude = relu(slope * pi_gate + shift)``.
 
         The shift is what a feature jumps by at a gate threshold of 0. Without it, the magnitude is a rescaled ReLU of
-        the gate's pre-activation: the natural reference point of the paper's appendix E.
+        the gate's pre-activation: the natural reference point in the authors' discussion of the paper.
 
         Raises
         ------

@@ -2,9 +2,9 @@
 
 For codes ``(pi > gate_threshold) * relu(slope * u + shift)``, where ``u = (x - b_dec) @ W_enc`` and ``pi = u +
 gate_bias``, and a loss of the reconstruction error, an L1 penalty on ``relu(pi)`` and the error with which ``relu(pi)``
-reconstructs: standard, gated and rescale-and-shift SAEs (paper, eq. 1-8). An operator of autograd takes tens of
-microseconds, whatever the size; at a tutorial's size a step of some hundred of them spends most of its time there.
-Values and gradients are those of `SparseAutoencoder.training_pass`.
+reconstructs: standard (paper, eq. 1-4), gated (eq. 6-8) and rescale-and-shift SAEs (section 5.2). An operator of
+autograd takes tens of microseconds, whatever the size; at a tutorial's size a step of some hundred of them spends most
+of its time there. Values and gradients are those of `SparseAutoencoder.training_pass`.
 """
 
 import functools

@@ -31,7 +31,7 @@ AUX_COEFFICIENT = Knob(
 
 
 class GatedSAE(ElementwiseSAE):
-    """Gate and magnitude from one shared encoder (paper, eq. 5-8 and appendix G).
+    """Gate and magnitude from one shared encoder (paper, eq. 6-8 and appendix G).
 
     With ``u = (x - b_dec) @ W_enc``: ``pi_gate = u + b_gate``, ``pi_mag = u * exp(r_mag) + b_mag``,
     ``codes = (pi_gate > gate_threshold) * relu(pi_mag)``. The L1 and the auxiliary term see ``relu(pi_gate)``; in the
