@@ -83,7 +83,9 @@ def train_in_processes(train: Train[Any], tasks: Sequence[Task], data: Data, *, 
     which they notice on systems other than Windows. Interrupted a second time, they are killed.
     """
     own = {name: cls for name, cls in ARCHITECTURES.items() if not cls.__module__.startswith("saelab.")}
-    shared = tuple(_Shared.of(part) for part in data)
+    train_on, evaluate_on = data
+    first = _Shared.of(train_on)
+    shared = first, first if evaluate_on is train_on else _Shared.of(evaluate_on)
     errors: dict[int, BaseException] = {}
     with tempfile.TemporaryDirectory(prefix="saelab-sweep-", ignore_cleanup_errors=True) as folder:
         numbers: NDArray[np.int64] = np.memmap(
