@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saelab.data.synthetic import CORRELATED_GROUP, SuperpositionData, superposition
-from saelab.evaluation.metrics import matched_cosine_similarity
+from saelab.evaluation.truth import matched_cosine_similarity
 from saelab.sae.standard import StandardSAE
 
 
