@@ -44,13 +44,10 @@ from saelab.evaluation.metrics import FVU as FVU
 from saelab.evaluation.metrics import L0 as L0
 from saelab.evaluation.metrics import L1 as L1
 from saelab.evaluation.metrics import CosineSimilarity as CosineSimilarity
-from saelab.evaluation.metrics import DictionaryMatch as DictionaryMatch
 from saelab.evaluation.metrics import FeatureDensity as FeatureDensity
 from saelab.evaluation.metrics import RelativeReconstructionBias as RelativeReconstructionBias
 from saelab.evaluation.metrics import SAEMetrics as SAEMetrics
 from saelab.evaluation.metrics import evaluate as evaluate
-from saelab.evaluation.metrics import feature_shrinkage as feature_shrinkage
-from saelab.evaluation.metrics import matched_cosine_similarity as matched_cosine_similarity
 from saelab.evaluation.metrics import relative_reconstruction_bias as relative_reconstruction_bias
 from saelab.evaluation.probing import ProbeReport as ProbeReport
 from saelab.evaluation.probing import compare_representations as compare_representations
@@ -63,6 +60,13 @@ from saelab.evaluation.splicing import LossRecovered as LossRecovered
 from saelab.evaluation.splicing import loss_recovered as loss_recovered
 from saelab.evaluation.splicing import loss_recovered_many as loss_recovered_many
 from saelab.evaluation.splicing import spliced as spliced
+from saelab.evaluation.truth import DictionaryMatch as DictionaryMatch
+from saelab.evaluation.truth import DictionaryStability as DictionaryStability
+from saelab.evaluation.truth import TruthReport as TruthReport
+from saelab.evaluation.truth import compare_with_truth as compare_with_truth
+from saelab.evaluation.truth import dictionary_stability as dictionary_stability
+from saelab.evaluation.truth import feature_shrinkage as feature_shrinkage
+from saelab.evaluation.truth import matched_cosine_similarity as matched_cosine_similarity
 from saelab.files.sae_files import export as export
 from saelab.files.sae_files import load as load
 from saelab.files.sae_files import save as save

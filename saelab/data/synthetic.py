@@ -2,7 +2,9 @@
 
 The toy setting of Elhage et al. 2022 (Toy Models of Superposition, https://transformer-circuits.pub/2022/toy_model) and
 Sharkey et al. 2022 (Taking features out of superposition with sparse autoencoders): few features are on at a time, each
-adds its own direction times its magnitude, and an SAE should recover them.
+adds its own direction times its magnitude, and an SAE should recover them. Frequencies that fall with the rank and
+features that depend on others come closer to language models, as in SynthSAEBench (Chanin and Garriga-Alonso 2026,
+arXiv 2602.14687).
 """
 
 import math
@@ -41,7 +43,9 @@ class SuperpositionData:
     dictionary: Tensor
     """``(n_features, d_in)``: the true directions, rows of unit norm."""
     density: Tensor
-    """``(n_features,)``: the requested probability that each feature is on."""
+    """``(n_features,)``: the requested probability that each feature is on; a child's is over all inputs."""
+    parents: Tensor
+    """``(n_features,)``: the parent of each feature, without which it is never on; -1 for none."""
     scale: float
     """The factor that was applied: the magnitudes before scaling are ``codes / scale``."""
     noise: float
@@ -62,6 +66,10 @@ def superposition(
     *,
     n_samples: int = 20_000,
     magnitudes: Magnitudes | Callable[[tuple[int, ...], torch.Generator], Tensor] = "uniform",
+    zipf: float = 0.0,
+    n_parents: int = 0,
+    children_per_parent: int = 2,
+    child_probability: float = 0.2,
     correlated: float = 0.0,
     noise: float = 0.0,
     seed: int = 0,
@@ -76,18 +84,29 @@ def superposition(
     n_features, d_in
         Number of true features and width of the activations. Superposition means that ``n_features > d_in``.
     density
-        Probability that a feature is on, in (0, 1]: one number for all features, or ``(n_features,)``. The expected L0
-        is the sum over features.
+        Probability that a feature is on, in (0, 1]: one number for all features, or ``(n_features,)``. Children have
+        their own, see ``n_parents``. The expected L0 is the sum of `SuperpositionData.density`.
     n_samples
         Number of activations.
     magnitudes
         Magnitudes of features that are on, before scaling: ``"uniform"`` on (0, 1], ``"exponential"`` with mean 1, or
         ``"constant"`` 1; or a function of a shape ``(n_on,)`` and a `torch.Generator` that returns finite magnitudes of
         at least 0.
+    zipf
+        Exponent a of frequencies that fall with the rank, as those of words do: feature i is on with a probability
+        proportional to ``1 / (i + 1) ** a``, whose mean is ``density``, one number. With 0, all are equally frequent.
+        Children (see ``n_parents``) count neither in the ranks nor in the mean.
+    n_parents, children_per_parent, child_probability
+        The first ``n_parents`` features are parents, the next ``n_parents * children_per_parent`` their children, those
+        of the first parent first, and the rest have neither. A child is on only if its parent is, and then with
+        ``child_probability``, in (0, 1]: its probability is the product of the two, whatever ``density`` says of it.
+        Siblings fire independently. On such data SAEs learn children that absorb their parent (Chanin et al. 2024,
+        arXiv 2409.14507; `saelab.compare_with_truth` measures it).
     correlated
         How much features fire together within consecutive groups of `CORRELATED_GROUP`, in [0, 1). This is the
         correlation of the normal variables whose tails decide which features fire (a Gaussian copula), so each feature
-        keeps its exact density; the correlation of firing itself is lower. Groups are independent of each other.
+        keeps its exact density; the correlation of firing itself is lower. Groups are independent of each other. Not
+        together with ``n_parents``.
     noise
         Standard deviation per dimension of the normal noise on the scaled activations, in [0, 1). Since
         E||x||^2 = d_in, ``noise ** 2`` is the expected share of noise in it.
@@ -104,6 +123,7 @@ def superposition(
     --------
     >>> data = superposition(n_features=64, d_in=16, density=0.05)
     >>> Trainer(GatedSAE(16, 64), data.activations).run()
+    >>> hierarchy = superposition(64, 16, 0.05, zipf=0.5, n_parents=8, children_per_parent=3, child_probability=0.3)
     """
     for name, value in (("n_features", n_features), ("d_in", d_in), ("n_samples", n_samples)):
         if value < 1:
@@ -111,8 +131,65 @@ def superposition(
     for name, share in (("correlated", correlated), ("noise", noise)):
         if not 0 <= share < 1:
             raise InputError(f"{name} must lie in [0, 1), not {share}")
+    if not 0 <= zipf < math.inf:
+        raise InputError(f"zipf must be a finite number of at least 0, not {zipf}; 0 gives all features one frequency")
+    parents = _parents(n_features, n_parents, children_per_parent)
+    if n_parents and not 0 < child_probability <= 1:
+        raise InputError(f"child_probability must lie in (0, 1], not {child_probability}")
+    if n_parents and correlated:
+        raise InputError(
+            "correlated and n_parents cannot be combined: a group would mix parents and children; leave one at 0"
+        )
+    probabilities = _probabilities(n_features, density, zipf, parents == -1)
+    if not callable(magnitudes) and magnitudes not in get_args(Magnitudes):
+        raise InputError(
+            f"magnitudes must be one of {', '.join(get_args(Magnitudes))}, or a function of a shape and a "
+            f"torch.Generator, not {magnitudes!r}"
+        )
+
+    children = parents >= 0
+    given_parent = probabilities.clone()
+    given_parent[children] = child_probability
+    probabilities[children] = child_probability * probabilities[parents[children]]
+    generator = torch.Generator().manual_seed(seed ^ _STREAM)
+    dictionary = torch.nn.functional.normalize(torch.randn(n_features, d_in, generator=generator))
+    codes = torch.zeros(n_samples, n_features)
+    for block in torch.split(codes, _BLOCK):
+        on = _firing(len(block), given_parent, correlated, generator)
+        on[:, children] &= on[:, parents[children]]
+        block.masked_scatter_(on, _magnitudes(magnitudes, int(on.sum()), generator))
+    signal = codes @ dictionary
+    noise_drawn = noise * torch.randn(n_samples, d_in, generator=generator) if noise else None
+    scale = _scale(signal, noise_drawn)
+    codes *= scale
+    torch.matmul(codes, dictionary, out=signal)  # multiplying by scale instead would round differently
+    activations = signal if noise_drawn is None else signal.add_(noise_drawn)
+    return SuperpositionData(activations, codes, dictionary, probabilities.float(), parents, scale, noise)
+
+
+def _parents(n_features: int, n_parents: int, children_per_parent: int) -> Tensor:
+    """``(n_features,)``: the parent of each feature, -1 for none."""
+    if n_parents < 0:
+        raise InputError(f"n_parents must be at least 0, not {n_parents}")
+    if n_parents and children_per_parent < 1:
+        raise InputError(f"children_per_parent must be at least 1, not {children_per_parent}")
+    n_children = n_parents * children_per_parent
+    if n_parents + n_children > n_features:
+        raise InputError(
+            f"{n_parents} parents with {children_per_parent} children each are {n_parents + n_children} features, but "
+            f"n_features is {n_features}; ask for fewer parents or children, or more features"
+        )
+    parents = torch.full((n_features,), -1)
+    parents[n_parents : n_parents + n_children] = torch.arange(n_parents).repeat_interleave(children_per_parent)
+    return parents
+
+
+def _probabilities(n_features: int, density: float | Tensor, zipf: float, is_root: Tensor) -> Tensor:
+    """``(n_features,)``, float64: how often each feature is on, if all were without a parent."""
     given = density.detach().cpu() if isinstance(density, Tensor) else density
     probabilities = torch.as_tensor(given, dtype=torch.float64)
+    if zipf and probabilities.ndim:
+        raise InputError("zipf spreads one density over all features; give density as a number, or leave zipf at 0")
     if probabilities.ndim == 0:
         probabilities = probabilities.expand(n_features)
     if probabilities.shape != (n_features,):
@@ -122,25 +199,16 @@ def superposition(
     outside = probabilities[~((probabilities > 0) & (probabilities <= 1))]
     if len(outside):
         raise InputError(f"density must lie in (0, 1], not {float(outside[0])}; leave out a feature that is never on")
-    if not callable(magnitudes) and magnitudes not in get_args(Magnitudes):
-        raise InputError(
-            f"magnitudes must be one of {', '.join(get_args(Magnitudes))}, or a function of a shape and a "
-            f"torch.Generator, not {magnitudes!r}"
-        )
-
-    generator = torch.Generator().manual_seed(seed ^ _STREAM)
-    dictionary = torch.nn.functional.normalize(torch.randn(n_features, d_in, generator=generator))
-    codes = torch.zeros(n_samples, n_features)
-    for block in torch.split(codes, _BLOCK):
-        on = _firing(len(block), probabilities, correlated, generator)
-        block.masked_scatter_(on, _magnitudes(magnitudes, int(on.sum()), generator))
-    signal = codes @ dictionary
-    noise_drawn = noise * torch.randn(n_samples, d_in, generator=generator) if noise else None
-    scale = _scale(signal, noise_drawn)
-    codes *= scale
-    torch.matmul(codes, dictionary, out=signal)  # multiplying by scale instead would round differently
-    activations = signal if noise_drawn is None else signal.add_(noise_drawn)
-    return SuperpositionData(activations, codes, dictionary, probabilities.float(), scale, noise)
+    probabilities = probabilities.clone()
+    if zipf:
+        falling = torch.arange(1, int(is_root.sum()) + 1, dtype=torch.float64) ** -zipf
+        probabilities[is_root] *= falling / falling.mean()
+        if probabilities[0] > 1:
+            raise InputError(
+                f"with zipf={zipf} and density={density}, feature 0 would be on with probability "
+                f"{float(probabilities[0]):.3g}; lower one of them"
+            )
+    return probabilities
 
 
 def _firing(n: int, density: Tensor, correlated: float, generator: torch.Generator) -> Tensor:

@@ -9,7 +9,7 @@ Throughout, x is an input, r its reconstruction, and E the mean over all inputs 
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -347,105 +347,3 @@ def evaluate(
     if not streamed.n_inputs:
         raise InputError("activations are empty: an iterable without a batch; a generator can be read only once")
     return streamed.compute()
-
-
-class DictionaryMatch(NamedTuple):
-    """What `matched_cosine_similarity` returns: which learned feature stands for which true one, and how well."""
-
-    mean: float
-    """Of ``similarity``: 1 where every true feature was found."""
-    similarity: Tensor
-    """``(n_features,)``, float64: cosine between each true feature and its learned one; 0 where it has none."""
-    matching: Tensor
-    """``(n_features,)``: index of the learned feature for each true one; -1 where it has none."""
-
-
-def matched_cosine_similarity(dictionary: Tensor, truth: Tensor) -> DictionaryMatch:
-    """How well a learned dictionary recovers the true one: each true feature against a learned feature of its own.
-
-    The matching is the one-to-one matching of the greatest total cosine similarity. Learned features beyond the number
-    of true ones cost nothing; a true feature left without one, where there are fewer, counts as 0 in the mean. Signs
-    matter, for codes are never negative: the opposite direction has similarity -1. A row of zeros has similarity 0.
-
-    Parameters
-    ----------
-    dictionary
-        Learned features, ``(d_sae, d_in)``: ``sae.W_dec``. Its rows may have any norm.
-    truth
-        True features, ``(n_features, d_in)``, such as `saelab.data.synthetic.SuperpositionData.dictionary`.
-
-    Raises
-    ------
-    ValueError
-        Dictionaries that are not matrices, empty, of different widths, or hold NaN.
-    """
-    from scipy.optimize import linear_sum_assignment
-
-    for name, rows in (("dictionary", dictionary), ("truth", truth)):
-        if rows.ndim != 2 or rows.numel() == 0:
-            raise InputError(f"{name} must be (features, d_in) with at least one row, not of shape {tuple(rows.shape)}")
-        if not torch.isfinite(rows).all():
-            raise InputError(f"{name} holds NaN or infinite values")
-    if dictionary.shape[1] != truth.shape[1]:
-        raise InputError(
-            f"dictionary has width {dictionary.shape[1]}, but truth {truth.shape[1]}; both are (features, d_in)"
-        )
-    learned, true = (torch.nn.functional.normalize(_rows(rows).cpu().double()) for rows in (dictionary, truth))
-    cosines = true @ learned.T  # (n_features, d_sae)
-    rows, columns = (torch.as_tensor(index) for index in linear_sum_assignment(cosines.numpy(), maximize=True))
-    similarity = torch.zeros(len(truth), dtype=torch.float64)
-    similarity[rows] = cosines[rows, columns]
-    matching = torch.full((len(truth),), -1)
-    matching[rows] = columns
-    return DictionaryMatch(float(similarity.mean()), similarity, matching)
-
-
-@torch.no_grad()
-def feature_shrinkage(
-    codes: Tensor, true_codes: Tensor, matching: Tensor, *, decoder_norms: Tensor | None = None
-) -> Tensor:
-    """Share of each true feature's magnitude that its learned feature recovers, ``(n_features,)``, float64.
-
-    For true feature i: the mean code of its learned feature over the inputs where i is on, divided by the mean true
-    magnitude over the same inputs. 1 is unbiased, below 1 is shrinkage. Inputs where the learned feature fails to
-    switch on count, with code 0. NaN where i is never on or has no learned feature.
-
-    Parameters
-    ----------
-    codes
-        Learned codes, ``(n, d_sae)``.
-    true_codes
-        True magnitudes of the same inputs, ``(n, n_features)``, along true directions of unit norm.
-    matching
-        ``(n_features,)``: the learned feature of each true one, -1 for none; from `matched_cosine_similarity`.
-    decoder_norms
-        ``(d_sae,)``: norms of the decoder's rows, ``sae.W_dec.norm(dim=1)``. A code is a magnitude only times its row's
-        norm; needed where rows are not of unit norm (preset ``"norm_weighted"``).
-
-    Raises
-    ------
-    ValueError
-        Shapes that do not fit together.
-    """
-    if codes.ndim != 2 or true_codes.ndim != 2 or len(codes) != len(true_codes):
-        raise InputError(
-            f"codes have shape {tuple(codes.shape)}, but true_codes {tuple(true_codes.shape)}; "
-            "expected (n, d_sae) and (n, n_features) of the same n inputs"
-        )
-    d_sae, n_features = codes.shape[1], true_codes.shape[1]
-    if matching.shape != (n_features,) or not ((matching >= -1) & (matching < d_sae)).all():
-        raise InputError(
-            f"matching must hold, for each of {n_features} true features, an index below {d_sae} or -1, "
-            f"in shape ({n_features},); got shape {tuple(matching.shape)}"
-        )
-    if decoder_norms is not None and decoder_norms.shape != (d_sae,):
-        raise InputError(f"decoder_norms have shape {tuple(decoder_norms.shape)}, but codes {tuple(codes.shape)}")
-    learned, true = _rows(codes), _rows(true_codes)
-    matching = matching.to(learned.device)
-    found = matching >= 0
-    recovered = torch.full((n_features,), math.nan, dtype=torch.float64, device=learned.device)
-    on = (true[:, found] > 0) * learned[:, matching[found]]
-    recovered[found] = on.sum(dim=0, dtype=torch.float64)
-    if decoder_norms is not None:
-        recovered[found] *= decoder_norms.to(recovered.device).to(recovered)[matching[found]]
-    return recovered / true.sum(dim=0, dtype=torch.float64)

@@ -31,19 +31,22 @@ class ProbeReport:
     test_accuracy: float
     n_active: int
     """Number of columns with a nonzero value in either part: for codes, the features that are ever on; after a PCA, its
-    components."""
+    components; with ``k_best``, the columns chosen."""
     train_interval: tuple[float, float]
     """95 % interval of `train_accuracy`, like `test_interval`. It says nothing about new texts."""
     test_interval: tuple[float, float]
     """95 % percentile bootstrap of `test_accuracy` over the test rows, for the probe as fitted. If every row is right
     (or wrong), every resample agrees, so the interval has zero width."""
     effective_dimension: float
-    """`effective_dimension` of the training part's columns; after a PCA, of its components."""
+    """`effective_dimension` of the training part's columns; after a PCA, of its components; with ``k_best``, of the
+    columns chosen."""
     C: float
     """C of the fit, chosen or given; NaN if there was nothing to fit."""
     test_correct: NDArray[np.bool_] = field(repr=False)
     """``(n_test,)``: true for test rows it gets right. ``split.test.rows[~report.test_correct]`` are the row numbers
     in the whole set that it gets wrong."""
+    columns: tuple[int, ...] | None = None
+    """The columns that ``k_best`` chose, in ascending order; None without it."""
 
     def as_dict(self) -> dict[str, float | int]:
         """All numbers by name, with the intervals as ``train_low``, ``train_high``, ``test_low`` and ``test_high``."""
@@ -66,6 +69,7 @@ def probe(
     *,
     C: float | Sequence[float] = 0.01,
     n_components: int | None = None,
+    k_best: int | None = None,
     standardize: bool = True,
 ) -> ProbeReport:
     """Accuracy of a standardised logistic regression; only the score uses the test part.
@@ -82,6 +86,12 @@ def probe(
         Give the regression only this many principal components of the standardised columns, not whitened; with all of
         them it is the same regression. Capped by the rows of the training part (of its smallest fold, if ``C`` has to
         be chosen) and by its columns that are not all zero. With 0, the probe predicts the most frequent class.
+    k_best
+        Give the regression only this many columns: a k-sparse probe (Gurnee et al. 2023, arXiv 2305.01610), which tells
+        whether single features carry the label. They are those whose class means differ most, in units of the standard
+        deviation within the classes (the F of an analysis of variance); each fold chooses its own if ``C`` has to be
+        chosen. Capped by the columns that are not all zero; 0 is as for ``n_components``, and only one of both may be
+        given.
     standardize
         First give each column mean 0 and variance 1. False is for columns from `principal_components`.
 
@@ -89,7 +99,8 @@ def probe(
     ------
     TypeError, ValueError
         Parts are empty, differ in width or hold NaN; labels are not one per row, or are all of one class; ``C`` is not
-        positive, or several are given and a class has only one row; or ``n_components`` is negative.
+        positive, or several are given and a class has only one row; ``n_components`` or ``k_best`` is negative, or both
+        are given.
     """
     (x, y), (x_test, y_test) = _arrays("train", *train[:2]), _arrays("test", *test[:2])
     if x.shape[1] != x_test.shape[1]:
@@ -97,13 +108,18 @@ def probe(
     on = (x != 0).any(axis=0)
     n_active = int((on | (x_test != 0).any(axis=0)).sum())
     x, x_test = x[:, on], x_test[:, on]
-    fitted = _fit(x, y, C, n_components, standardize)
+    fitted = _fit(x, y, C, n_components, k_best, standardize)
     train_accuracy = float((fitted.model.predict(x) == y).mean())
     test_correct = fitted.model.predict(x_test) == y_test
     test_accuracy = float(test_correct.mean())
+    columns = None
     if n_components is not None:
         x = fitted.components(x)
         n_active = x.shape[1]
+    elif k_best is not None:
+        chosen = fitted.chosen(x)
+        x, columns = x[:, chosen], tuple(np.flatnonzero(on)[chosen].tolist())
+        n_active = len(columns)
     return ProbeReport(
         train_accuracy=train_accuracy,
         test_accuracy=test_accuracy,
@@ -113,6 +129,7 @@ def probe(
         effective_dimension=_participation_ratio(x),
         C=fitted.C,
         test_correct=test_correct,
+        columns=columns,
     )
 
 
@@ -179,6 +196,7 @@ def compare_representations(
     saes: Mapping[str, SparseAutoencoder],
     *,
     C: float | Sequence[float] = 0.01,
+    k_best: Sequence[int] = (),
     held_out: HeldOut = "stratified",
     test_size: float = 0.25,
     seed: int = 0,
@@ -194,6 +212,8 @@ def compare_representations(
         SAEs by the name to show in the table; may be empty.
     C
         As for `probe`; if several are given, each fit chooses its own.
+    k_best
+        Numbers of columns for k-sparse probes of the activations and of the codes, as for `probe`: ``[1, 2, 5]``.
     held_out
         ``"stratified"``: one split by `LabelledSet.split` with ``test_size`` and ``seed``. ``"block"``: each block in
         turn is the test set.
@@ -203,11 +223,12 @@ def compare_representations(
     Returns
     -------
     DataFrame
-        A row for each ``representation`` (``"activations"``, an SAE's name, or ``"PCA, k of ..."`` with that name) and
-        each ``held_out`` part (``"stratified"``, or a block's name), with
+        A row for each ``representation`` (``"activations"``, an SAE's name, or ``"PCA, k of ..."`` with that name; with
+        ``k_best=[5]`` also ``"best 5 of ..."`` with ``activations`` and with each SAE's name) and each ``held_out``
+        part (``"stratified"``, or a block's name), with
 
-        - ``n_dimensions``: d_in, d_sae, or the k of the PCA, which is the number of the SAE's features that are on for
-          any text (found without labels), capped as for `probe`;
+        - ``n_dimensions``: d_in, d_sae, the number of columns chosen, or the k of the PCA, which is the number of the
+          SAE's features that are on for any text (found without labels), capped as for `probe`;
         - the numbers of `ProbeReport.as_dict`;
         - ``l0``: mean number of features on per text; NaN without an SAE. If codes are means over tokens, a feature
           counts for a text if it is on for any token.
@@ -224,6 +245,7 @@ def compare_representations(
     --------
     >>> data = sentiment_set(model, store.hook, scale=store.scale)
     >>> compare_representations(data, {"gated": sae}, C=[0.001, 0.01, 0.1], held_out="block")
+    >>> compare_representations(data, {"gated": sae}, k_best=[1, 2, 5])
     """
     import pandas as pd
     from tqdm.auto import tqdm
@@ -231,32 +253,38 @@ def compare_representations(
     if held_out not in get_args(HeldOut):
         raise InputError(f"held_out must be one of {', '.join(get_args(HeldOut))}, not {held_out!r}")
     table = []
-    total = 1 + 2 * len(saes)
-    for name, representation, k in tqdm(
-        _representations(data, saes), "probing", total, leave=False, disable=not progress
+    total = (1 + len(saes)) * (1 + len(k_best)) + len(saes)
+    for name, representation, n_components, k in tqdm(
+        _representations(data, saes, k_best), "probing", total, leave=False, disable=not progress
     ):
+        splits = representation.by_block() if held_out == "block" else {held_out: representation.split(test_size, seed)}
+        reports = {part: probe(*s, C=C, n_components=n_components, k_best=k) for part, s in splits.items()}
         if held_out == "block":
-            reports = {block: probe(*split, C=C, n_components=k) for block, split in representation.by_block().items()}
             reports["all"] = pool_reports(list(reports.values()))
-        else:
-            reports = {held_out: probe(*representation.split(test_size, seed), C=C, n_components=k)}
         l0 = float((representation.x > 0).sum(dim=1).double().mean()) if representation is not data else math.nan
         for part, report in reports.items():
-            n_dimensions = representation.x.shape[1] if k is None else report.n_active
+            reduced = n_components is not None or k is not None
+            n_dimensions = report.n_active if reduced else representation.x.shape[1]
             head = {"representation": name, "held_out": part, "n_dimensions": n_dimensions}
             table.append({**head, **report.as_dict(), "l0": l0})
     return pd.DataFrame(table)
 
 
 def _representations(
-    data: LabelledSet, saes: Mapping[str, SparseAutoencoder]
-) -> Iterator[tuple[str, LabelledSet, int | None]]:
-    """Name, set and number of PCA components (None for no PCA), holding the codes of one SAE at a time."""
-    yield "activations", data, None
+    data: LabelledSet, saes: Mapping[str, SparseAutoencoder], k_best: Sequence[int]
+) -> Iterator[tuple[str, LabelledSet, int | None, int | None]]:
+    """Name, set, number of PCA components and of best columns (None: all), holding the codes of one SAE at a time."""
+
+    def all_and_best(name: str, whole: LabelledSet) -> Iterator[tuple[str, LabelledSet, int | None, int | None]]:
+        yield name, whole, None, None
+        for k in k_best:
+            yield f"best {k} of {name}", whole, None, k
+
+    yield from all_and_best("activations", data)
     for name, sae in saes.items():
         codes = data.encoded(sae)
-        yield name, codes, None
-        yield f"PCA, k of {name}", data, int((codes.x != 0).any(dim=0).sum())
+        yield from all_and_best(name, codes)
+        yield f"PCA, k of {name}", data, int((codes.x != 0).any(dim=0).sum()), None
 
 
 def pool_reports(reports: Sequence[ProbeReport]) -> ProbeReport:
@@ -264,8 +292,8 @@ def pool_reports(reports: Sequence[ProbeReport]) -> ProbeReport:
 
     The test accuracy and its interval are over all rows, each predicted while its block was held out. The training
     accuracy and ``effective_dimension`` are means over the fits, weighted by their rows. The training interval is
-    computed as if a single fit had scored each row, so it is rather too wide. ``C`` is NaN if the fits chose different
-    values.
+    computed as if a single fit had scored each row, so it is rather too wide. If the fits chose different values of
+    ``C`` or ``columns``, it is NaN or None.
     """
     test_correct = np.concatenate([report.test_correct for report in reports])
     n = len(test_correct)
@@ -284,6 +312,7 @@ def pool_reports(reports: Sequence[ProbeReport]) -> ProbeReport:
         effective_dimension=dimension,
         C=reports[0].C if len({report.C for report in reports}) == 1 else math.nan,
         test_correct=test_correct,
+        columns=reports[0].columns if len({report.columns for report in reports}) == 1 else None,
     )
 
 
@@ -308,12 +337,18 @@ class _Fitted(NamedTuple):
     model: Any
     """A scikit-learn estimator."""
     C: float
-    n_components: int | None
+    n_components: int | None = None
+    k_best: int | None = None
 
     def components(self, x: NDArray[Any]) -> NDArray[Any]:
         """``(n, n_components)``: inputs of the regression after the PCA."""
         components: NDArray[Any] = self.model[:-1].transform(x) if self.n_components else x[:, :0]
         return components
+
+    def chosen(self, x: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which columns ``k_best`` chose, ``(d,)``."""
+        chosen: NDArray[np.bool_] = self.model[0].get_support() if self.k_best else np.zeros(x.shape[1], dtype=bool)
+        return chosen
 
 
 def _fit(
@@ -321,11 +356,13 @@ def _fit(
     y: NDArray[Any],
     C: float | Sequence[float],
     n_components: int | None = None,
+    k_best: int | None = None,
     standardize: bool = True,
 ) -> _Fitted:
     """Fit to columns that are not all zero; the others would get weight zero and are left out for speed."""
     from sklearn.decomposition import PCA
     from sklearn.dummy import DummyClassifier
+    from sklearn.feature_selection import SelectKBest
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
     from sklearn.pipeline import make_pipeline
@@ -336,6 +373,10 @@ def _fit(
         raise InputError("the training labels hold one class only; a probe needs at least two")
     if n_components is not None and n_components < 0:
         raise InputError(f"n_components must be at least 0, not {n_components}; None uses the columns without a PCA")
+    if k_best is not None and k_best < 0:
+        raise InputError(f"k_best must be at least 0, not {k_best}; None uses all columns")
+    if n_components is not None and k_best is not None:
+        raise InputError("n_components and k_best are two ways to fewer columns; give one of them")
     candidates = sorted(np.atleast_1d(np.asarray(C, dtype=float)).tolist())  # the search takes the first among equals
     if not candidates or not all(0 < candidate < math.inf for candidate in candidates):
         raise InputError(f"C must be a positive number, or several to choose from, not {C!r}")
@@ -346,15 +387,33 @@ def _fit(
         folds = list(StratifiedKFold(min(5, class_sizes.min()), shuffle=True, random_state=0).split(x, y))
     if n_components is not None:
         n_components = min(n_components, *x.shape, *(len(rows) for rows, _ in folds))
-    if n_components == 0 or x.shape[1] == 0:  # no inputs: the probe predicts the most frequent class
-        return _Fitted(DummyClassifier(strategy="most_frequent").fit(x, y), math.nan, n_components)
+    if k_best is not None:
+        k_best = min(k_best, x.shape[1])
+    if n_components == 0 or k_best == 0 or x.shape[1] == 0:  # no inputs: the probe predicts the most frequent class
+        return _Fitted(DummyClassifier(strategy="most_frequent").fit(x, y), math.nan, n_components, k_best)
     pca = [] if n_components is None else [PCA(n_components, svd_solver="full")]
     scaler = [StandardScaler()] if standardize else []
-    model = make_pipeline(*scaler, *pca, LogisticRegression(C=candidates[0], max_iter=1000))
+    best = [] if k_best is None else [SelectKBest(_separation, k=k_best)]
+    model = make_pipeline(*best, *scaler, *pca, LogisticRegression(C=candidates[0], max_iter=1000))
     if len(candidates) == 1:
-        return _Fitted(model.fit(x, y), candidates[0], n_components)
+        return _Fitted(model.fit(x, y), candidates[0], n_components, k_best)
     search = GridSearchCV(model, {"logisticregression__C": candidates}, cv=folds).fit(x, y)
-    return _Fitted(search.best_estimator_, search.best_params_["logisticregression__C"], n_components)
+    chosen = search.best_params_["logisticregression__C"]
+    return _Fitted(search.best_estimator_, chosen, n_components, k_best)
+
+
+def _separation(x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
+    """Variance between the class means over that within the classes, ``(d,)``: F, but for a factor of all columns."""
+    x = np.asarray(x, dtype=np.float64)
+    x = x - x[0]  # exactly zero for a constant column, which subtracting the mean does not guarantee
+    mean = x.mean(axis=0)
+    between, within = np.zeros((2, x.shape[1]))
+    for label in np.unique(y):
+        part = x[y == label]
+        between += len(part) * np.square(part.mean(axis=0) - mean)
+        within += len(part) * part.var(axis=0)
+    with np.errstate(divide="ignore"):
+        return np.divide(between, within, out=np.zeros_like(between), where=between > 0)
 
 
 @functools.lru_cache(maxsize=10_000)

@@ -10,7 +10,18 @@ import pandas as pd
 import pytest
 import torch
 
-from saelab import ARCHITECTURES, GatedSAE, LossRecovered, SAEMetrics, StandardSAE, TrainingRecord, evaluate
+from saelab import (
+    ARCHITECTURES,
+    DictionaryStability,
+    GatedSAE,
+    LossRecovered,
+    SAEMetrics,
+    StandardSAE,
+    TrainingRecord,
+    compare_with_truth,
+    evaluate,
+    superposition,
+)
 from saelab.data.labelled import LabelledSet
 from saelab.evaluation.probing import compare_representations
 from saelab.figures import pareto
@@ -59,6 +70,8 @@ def test_every_number_of_metrics_records_and_tables_is_described() -> None:
     record = {field.name for field in fields(TrainingRecord)} - {"terms", "coefficients", "settings"}
     named = {*metrics().as_dict(), *recovered.as_dict(), *record, *numbers, "density", "threshold"}
     named |= {"d_sae", "seconds", "loss_recovered", "probe_accuracy", "n_active", "n_dead"}
+    data = superposition(8, 4, 0.5, n_samples=20)
+    named |= {*compare_with_truth(StandardSAE(4, 8), data).as_dict(), *DictionaryStability._fields} - {"pairs"}
     assert named <= set(QUANTITIES)
 
 

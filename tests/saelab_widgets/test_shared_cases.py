@@ -119,7 +119,8 @@ def shrinkage_cases() -> list[dict[str, Any]]:
     # Only what comes after the training inputs is measured.
     unseen = [torch.cat([torch.zeros(N_TRAIN, part.shape[1]), part]) for part in (x, truth)]
     density = torch.full((n_features,), 0.3)
-    data = SuperpositionData(unseen[0], unseen[1], dictionary, density, scale=1.0, noise=0.05)
+    parents = torch.full((n_features,), -1)
+    data = SuperpositionData(unseen[0], unseen[1], dictionary, density, parents, scale=1.0, noise=0.05)
     level = Level(data, [])
     learned = torch.cat([dictionary, normal(random, 1, d_in)]) + 0.1 * normal(random, d_sae, d_in)
     sae = StandardSAE(d_in, d_sae)

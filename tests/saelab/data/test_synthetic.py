@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saelab.data.synthetic import CORRELATED_GROUP, SuperpositionData, superposition
-from saelab.evaluation.metrics import matched_cosine_similarity
+from saelab.evaluation.truth import matched_cosine_similarity
 from saelab.sae.standard import StandardSAE
 
 
@@ -125,6 +125,45 @@ def test_features_and_density_may_be_given_one_by_one_or_all_at_once() -> None:
     assert repr(one) == "SuperpositionData(n_samples=50, n_features=5, d_in=3, noise=0)"
 
 
+def test_zipf_frequencies_fall_like_a_power_of_the_rank_and_keep_their_mean() -> None:
+    data = superposition(50, 8, 0.02, zipf=1.0, n_samples=50_000)
+    assert float(data.density.mean()) == pytest.approx(0.02)
+    assert torch.allclose(data.density, data.density[0] / torch.arange(1, 51))
+    measured = (data.codes > 0).double().mean(dim=0)
+    error = (data.density * (1 - data.density) / 50_000).sqrt()
+    assert ((measured - data.density).abs() <= 4.5 * error).all()
+    assert torch.equal(
+        superposition(5, 3, 0.25, n_samples=50, zipf=0).codes, superposition(5, 3, 0.25, n_samples=50).codes
+    )
+
+
+def test_a_child_is_on_only_where_its_parent_is_and_then_as_often_as_said() -> None:
+    data = superposition(10, 4, 0.3, n_parents=2, children_per_parent=3, child_probability=0.4, n_samples=40_000)
+    assert data.parents.tolist() == [-1, -1, 0, 0, 0, 1, 1, 1, -1, -1]
+    assert data.density.tolist() == pytest.approx([0.3] * 2 + [0.12] * 6 + [0.3] * 2)
+    on = data.codes > 0
+    for child, parent in zip(range(2, 8), [0, 0, 0, 1, 1, 1], strict=True):
+        assert not (on[:, child] & ~on[:, parent]).any()
+        assert float(on[on[:, parent], child].double().mean()) == pytest.approx(0.4, abs=0.02)
+    assert together(data, 2, 3) == pytest.approx(0.3 * 0.4**2, abs=0.005)  # siblings, given their parent, independent
+    assert together(data, 2, 5) == pytest.approx(0.12**2, abs=0.005)
+    assert torch.allclose(data.activations, data.codes @ data.dictionary, atol=1e-5)
+
+
+def test_in_a_hierarchy_zipf_ranks_the_features_without_a_parent() -> None:
+    data = superposition(8, 4, 0.1, zipf=1.0, n_parents=1, children_per_parent=3, child_probability=0.5)
+    roots = data.density[[0, 4, 5, 6, 7]]
+    assert torch.allclose(roots, roots[0] / torch.arange(1, 6)) and float(roots.mean()) == pytest.approx(0.1)
+    assert torch.allclose(data.density[1:4], roots[0] / 2)
+
+
+def test_without_parents_no_feature_has_one_and_the_other_knobs_change_nothing() -> None:
+    plain = superposition(6, 4, 0.2, n_samples=100)
+    assert plain.parents.tolist() == [-1] * 6
+    other = superposition(6, 4, 0.2, n_samples=100, children_per_parent=9, child_probability=0.9)
+    assert torch.equal(plain.activations, other.activations)
+
+
 def test_wrong_arguments_get_a_sentence() -> None:
     for name in ("n_features", "d_in", "n_samples"):
         with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
@@ -146,3 +185,24 @@ def test_wrong_arguments_get_a_sentence() -> None:
     with pytest.raises(ValueError, match="noise leaves no room"):
         for seed in range(20):  # a third of all single samples have more noise than its variance
             superposition(4, 1, 1.0, n_samples=1, noise=0.999, seed=seed)
+
+
+def test_hierarchies_and_frequencies_that_cannot_be_get_a_sentence() -> None:
+    with pytest.raises(ValueError, match="3 parents with 2 children each are 9 features, but n_features is 8"):
+        superposition(8, 4, 0.1, n_parents=3)
+    with pytest.raises(ValueError, match="n_parents must be at least 0"):
+        superposition(8, 4, 0.1, n_parents=-1)
+    with pytest.raises(ValueError, match="children_per_parent must be at least 1"):
+        superposition(8, 4, 0.1, n_parents=1, children_per_parent=0)
+    for probability in (0.0, 1.1, math.nan):
+        with pytest.raises(ValueError, match=r"child_probability must lie in \(0, 1\]"):
+            superposition(8, 4, 0.1, n_parents=1, child_probability=probability)
+    with pytest.raises(ValueError, match="correlated and n_parents cannot be combined"):
+        superposition(8, 4, 0.1, n_parents=1, correlated=0.5)
+    for zipf in (-1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="zipf must be a finite number"):
+            superposition(8, 4, 0.1, zipf=zipf)
+    with pytest.raises(ValueError, match="feature 0 would be on with probability 1.47; lower one"):
+        superposition(8, 4, 0.5, zipf=1.0)
+    with pytest.raises(ValueError, match="give density as a number"):
+        superposition(8, 4, torch.full((8,), 0.1), zipf=1.0)

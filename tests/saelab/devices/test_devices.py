@@ -239,6 +239,19 @@ def test_metrics_are_those_of_the_cpu(rules: str) -> None:
 
 
 @NO_STEP
+@EACH_SAE
+def test_an_sae_of_the_device_is_compared_with_the_truth(rules: str, name: str) -> None:
+    data = saelab.superposition(D_SAE, D_IN, 0.2, n_samples=50, n_parents=2)
+    sae, on_cpu = an_sae(name, DEVICE), an_sae(name)
+    expected = saelab.compare_with_truth(on_cpu, data).as_dict()
+    assert saelab.compare_with_truth(sae, data, batch_size=20).as_dict() == pytest.approx(expected)
+    pair = sae.W_dec, sae.encode(data.activations.to(DEVICE))
+    assert saelab.compare_with_truth(pair, data).as_dict() == pytest.approx(expected)
+    stability = saelab.dictionary_stability([sae.W_dec, -on_cpu.W_dec, on_cpu.W_dec])
+    assert stability.pairs.matched_cosine[1] == pytest.approx(1.0)
+
+
+@NO_STEP
 @pytest.mark.parametrize("side", SIDES)
 def test_probes_read_codes_of_the_device(rules: str, side: str) -> None:
     def data(side: str) -> LabelledSet:

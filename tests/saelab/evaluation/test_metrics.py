@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saelab.data.activations import ActivationStore
-from saelab.data.synthetic import superposition
 from saelab.evaluation.metrics import (
     FVU,
     L0,
@@ -22,8 +21,6 @@ from saelab.evaluation.metrics import (
     RelativeReconstructionBias,
     SAEMetrics,
     evaluate,
-    feature_shrinkage,
-    matched_cosine_similarity,
     relative_reconstruction_bias,
 )
 from saelab.sae.gated import GatedSAE
@@ -297,73 +294,3 @@ def test_metrics_print_as_a_table_with_a_meaning_a_line_and_go_into_a_data_frame
     assert repr(metrics).startswith("SAEMetrics(l0=12.35, l1=30, fvu=0.25") and "\n" not in repr(metrics)
     row = metrics.as_dict()
     assert "density" not in row and {type(value) for value in row.values()} == {int, float}
-
-
-def test_a_permuted_dictionary_matches_perfectly_whatever_its_norms_and_extra_features() -> None:
-    truth = superposition(12, 8, 0.1, n_samples=1000).dictionary
-    order = torch.randperm(12)
-    learned = torch.cat([truth[order] * torch.rand(12, 1).add(0.1), torch.randn(5, 8)])
-    match = matched_cosine_similarity(learned, truth)
-    assert match.mean == pytest.approx(1)
-    assert match.similarity.tolist() == pytest.approx([1] * 12)
-    assert torch.equal(order[match.matching], torch.arange(12))
-
-
-def test_true_features_left_without_a_learned_one_count_as_0() -> None:
-    truth = torch.eye(4)
-    match = matched_cosine_similarity(truth[[2, 0]], truth)
-    assert match.mean == 0.5
-    assert match.similarity.tolist() == [1, 0, 1, 0]
-    assert match.matching.tolist() == [1, -1, 0, -1]
-
-
-def test_each_learned_feature_stands_for_one_true_feature_at_most_and_signs_matter() -> None:
-    truth = torch.tensor([[1.0, 0.0], [0.8, 0.6]])
-    one_twice = torch.tensor([[1.0, 0.0], [0.0, -1.0]])  # greedy would give both to the first
-    match = matched_cosine_similarity(one_twice, truth)
-    assert sorted(match.matching.tolist()) == [0, 1]
-    assert match.mean == pytest.approx(max(1 - 0.6, 0.8 + 0) / 2)
-    assert matched_cosine_similarity(-torch.eye(1), torch.eye(1)).mean == -1
-    assert matched_cosine_similarity(torch.zeros(1, 2), torch.eye(2)).mean == 0
-
-
-def test_matching_refuses_dictionaries_that_do_not_fit() -> None:
-    with pytest.raises(ValueError, match="width 3, but truth 2"):
-        matched_cosine_similarity(torch.eye(3), torch.eye(2))
-    with pytest.raises(ValueError, match=r"truth must be \(features, d_in\)"):
-        matched_cosine_similarity(torch.eye(3), torch.ones(3))
-    with pytest.raises(ValueError, match="dictionary holds NaN"):
-        matched_cosine_similarity(torch.full((2, 2), math.nan), torch.eye(2))
-
-
-def test_codes_scaled_by_0_7_have_a_shrinkage_of_0_7_through_any_matching() -> None:
-    data = superposition(12, 8, 0.2, n_samples=500)
-    order = torch.randperm(12)
-    matching = order.argsort()
-    shrinkage = feature_shrinkage(0.7 * data.codes[:, order], data.codes, matching)
-    assert shrinkage.dtype == torch.float64
-    assert shrinkage.tolist() == pytest.approx([0.7] * 12)
-    norms = torch.rand(12) + 0.5
-    assert torch.allclose(
-        feature_shrinkage(0.7 * data.codes[:, order] / norms, data.codes, matching, decoder_norms=norms), shrinkage
-    )
-
-
-def test_shrinkage_counts_misses_as_0_and_ignores_firing_elsewhere() -> None:
-    true = torch.tensor([[2.0, 0.0, 1.0], [4.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
-    codes = torch.tensor([[1.5], [0.0], [9.0]])
-    shrinkage = feature_shrinkage(codes, true, torch.tensor([0, -1, -1]))
-    assert shrinkage[0] == 1.5 / 6
-    assert torch.isnan(shrinkage[1:]).all()  # never on; no learned feature
-    assert math.isnan(feature_shrinkage(codes, true, torch.tensor([-1, 0, -1]))[1])  # matched, but never on
-
-
-def test_shrinkage_refuses_shapes_that_do_not_fit() -> None:
-    codes, true = torch.ones(5, 4), torch.ones(5, 3)
-    with pytest.raises(ValueError, match=r"\(4, 4\).*\(5, 3\)"):
-        feature_shrinkage(codes[:4], true, torch.arange(3))
-    for matching in (torch.arange(4), torch.tensor([0, 1, 4]), torch.tensor([0, 1, -2])):
-        with pytest.raises(ValueError, match="matching must hold"):
-            feature_shrinkage(codes, true, matching)
-    with pytest.raises(ValueError, match="decoder_norms"):
-        feature_shrinkage(codes, true, torch.arange(3), decoder_norms=torch.ones(3))

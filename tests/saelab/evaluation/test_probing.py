@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from scipy.stats import binom
+from sklearn.feature_selection import SelectKBest, f_classif
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -24,6 +25,7 @@ from saelab.evaluation.probing import (
     ProbeReport,
     compare_representations,
     effective_dimension,
+    pool_reports,
     principal_components,
     probe,
     probe_weights,
@@ -172,17 +174,19 @@ def test_a_report_tells_the_effective_dimension_of_the_training_part_as_it_is() 
 # Nothing leaks
 
 
-@pytest.mark.parametrize("n_components", [None, 3])
+@pytest.mark.parametrize(("n_components", "k_best"), [(None, None), (3, None), (None, 2)])
 @pytest.mark.parametrize("C", [0.01, [0.001, 0.1, 10]])
-def test_a_fit_never_sees_the_test_part(C: Any, n_components: int | None) -> None:
+def test_a_fit_never_sees_the_test_part(C: Any, n_components: int | None, k_best: int | None) -> None:
+    def probed(test: LabelledActivations) -> ProbeReport:
+        return probe(train, test, C=C, n_components=n_components, k_best=k_best)
+
     train, test = part(100, 5, 0, signal=1), part(60, 5, 1, signal=1)
-    report = probe(train, test, C=C, n_components=n_components)
-    far = LabelledActivations(1e5 * test.x - 300, 1 - test.labels)
-    for_far = probe(train, far, C=C, n_components=n_components)
+    report = probed(test)
+    for_far = probed(LabelledActivations(1e5 * test.x - 300, 1 - test.labels))
     assert numbers(for_far, "train") == numbers(report, "train")
     assert (for_far.C, for_far.effective_dimension) == (report.C, report.effective_dimension)
-    alone = [probe(train, LabelledActivations(test.x[[row]], test.labels[[row]]), C=C, n_components=n_components)
-             for row in range(20)]  # fmt: skip
+    assert for_far.columns == report.columns
+    alone = [probed(LabelledActivations(test.x[[row]], test.labels[[row]])) for row in range(20)]
     assert_array_equal(np.concatenate([one.test_correct for one in alone]), report.test_correct[:20])
 
 
@@ -249,6 +253,110 @@ def test_a_pca_to_nothing_is_the_most_frequent_class() -> None:
     most = float(train.labels.double().mean() > 0.5)
     assert report.test_accuracy == pytest.approx(float((test.labels == most).double().mean()))
     assert (report.n_active, report.effective_dimension) == (0, 0)
+
+
+# Sparse probes
+
+
+def test_a_sparse_probe_takes_the_columns_whose_class_means_differ_most_for_their_spread() -> None:
+    labels = torch.arange(6) % 2
+    x = torch.tensor(
+        [  # the second is the first in other units, but for the 12; the third separates; the last is never on
+            [-1.0, -10.0, 0.0, 0.0],
+            [0.0, 0.0, 0.3, 0.0],
+            [0.0, 0.0, 0.0, 0.0],
+            [1.0, 10.0, 0.3, 0.0],
+            [1.0, 12.0, 0.0, 0.0],
+            [2.0, 20.0, 0.3, 0.0],
+        ]
+    )
+    train = LabelledActivations(x, labels)
+    assert probe(train, train, k_best=1).columns == (2,)
+    assert probe(train, train, k_best=2).columns == (0, 2)
+    report = probe(train, train, k_best=1)
+    assert (report.train_accuracy, report.n_active) == (1, 1) and report.effective_dimension == pytest.approx(1)
+
+
+def test_a_sparse_probe_is_the_probe_of_the_columns_that_it_chose() -> None:
+    train, test = part(200, 12, 0), part(200, 12, 1)
+    report = probe(train, test, k_best=3, C=0.1)
+    assert report.columns is not None and 0 in report.columns and len(report.columns) == report.n_active == 3
+    few = [LabelledActivations(p.x[:, list(report.columns)], p.labels) for p in (train, test)]
+    assert numbers(report) == numbers(probe(*few, C=0.1))
+    every = probe(train, test, k_best=12)
+    assert numbers(every) == numbers(probe(train, test)) == numbers(probe(train, test, k_best=100))
+    assert every.columns == tuple(range(12)) and probe(train, test).columns is None
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 1000), st.floats(1e-3, 1e3), st.floats(-50, 50))
+def test_the_choice_is_that_of_an_analysis_of_variance_whatever_the_units(
+    seed: int, scale: float, offset: float
+) -> None:
+    x = torch.randn(60, 9, generator=torch.Generator().manual_seed(seed)).double()
+    labels = torch.arange(60) % 3
+    x += 0.5 * torch.nn.functional.one_hot(labels, 9)
+    best = sorted(f_classif(x.numpy(), labels.numpy())[0].argsort()[-4:].tolist())
+    moved = LabelledActivations(x * torch.linspace(1, scale, 9).double() + offset, labels)
+    assert probe(moved, moved, k_best=4).columns == tuple(best)
+
+
+def test_where_c_is_chosen_each_fold_chooses_its_columns() -> None:
+    noise = torch.randn(60, 400, generator=torch.Generator().manual_seed(1))
+    train = LabelledActivations(noise, torch.arange(60) % 2)
+    x, y = noise.numpy(), train.labels.numpy()
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    best = SelectKBest(f_classif, k=5)
+    seen = best.fit_transform(x, y)  # chosen with the rows that a fold holds out, which look better than they are
+
+    def honest(C: float) -> float:
+        return float(
+            cross_val_score(make_pipeline(best, StandardScaler(), LogisticRegression(C=C)), x, y, cv=folds).mean()
+        )
+
+    def leaking(C: float) -> float:
+        return float(
+            cross_val_score(make_pipeline(StandardScaler(), LogisticRegression(C=C)), seen, y, cv=folds).mean()
+        )
+
+    candidates = [1e-3, 0.03, 1.0]
+    chosen = probe(train, train, k_best=5, C=candidates).C
+    assert chosen == max(candidates, key=honest) != max(candidates, key=leaking)
+
+
+def test_columns_are_named_as_they_came_and_those_without_a_value_left_out() -> None:
+    train, test = part(100, 2, 0), part(100, 2, 1)
+    spread = []
+    for p in (train, test):
+        x = torch.zeros(100, 7)
+        x[:, [2, 5]] = p.x
+        spread.append(LabelledActivations(x, p.labels))
+    spread[1].x[:, 6] = 1.0  # on in the test part only
+    assert probe(*spread, k_best=1).columns == (2,)
+    assert probe(*spread, k_best=5).columns == (2, 5)
+
+
+def test_constant_columns_are_chosen_last() -> None:
+    train, test = part(100, 2, 0), part(100, 2, 1)
+    constant = torch.linspace(0.1, 9, 50, dtype=torch.float64).repeat(100, 1)  # the mean of such a column is rounded
+    train, test = (LabelledActivations(torch.cat([constant, p.x], dim=1), p.labels) for p in (train, test))
+    assert probe(train, test, k_best=2).columns == (50, 51)
+
+
+def test_a_sparse_probe_of_nothing_is_the_most_frequent_class() -> None:
+    train, test = part(100, 3, 0), part(100, 3, 1)
+    report, none = probe(train, test, k_best=0), probe(train, test, n_components=0)
+    assert numbers(report) == pytest.approx(numbers(none), nan_ok=True) and report.columns == ()
+    off = LabelledActivations(torch.zeros(4, 3), torch.tensor([1, 1, 1, 0]))
+    assert probe(off, off, k_best=2).columns == () and probe(off, off, k_best=2).train_accuracy == 0.75
+
+
+def test_a_wrong_number_of_columns_gets_a_sentence() -> None:
+    good = part(20, 3, 0)
+    with pytest.raises(ValueError, match="k_best must be at least 0, not -1"):
+        probe(good, good, k_best=-1)
+    with pytest.raises(ValueError, match="give one of them"):
+        probe(good, good, k_best=1, n_components=1)
 
 
 # The choice of C
@@ -442,6 +550,28 @@ def test_a_pca_has_as_many_dimensions_as_the_sae_has_features_on_over_the_set() 
     assert table.n_active.tolist() == [6, 4, 4]
     assert table.n_dimensions.tolist() == [6, 10, 4]
     assert table.l0[1] == pytest.approx(4 / 6)
+
+
+def test_sparse_probes_of_activations_and_codes_have_rows_of_their_own() -> None:
+    data, sae = labelled_set(), random_sae()
+    table = compare_representations(data, {"a": sae}, k_best=[1, 3], progress=False).set_index("representation")
+    best = ["best 1 of activations", "best 3 of activations", "best 1 of a", "best 3 of a"]
+    assert list(table.index) == ["activations", *best[:2], "a", *best[2:], "PCA, k of a"]
+    assert table.n_dimensions[best].tolist() == [1, 3, 1, 3]
+    assert table.loc["best 1 of activations", "test_accuracy"] == probe(*data.split(), k_best=1).test_accuracy
+    report = probe(*data.encoded(sae).split(), k_best=3)
+    assert table.loc["best 3 of a", list(report.as_dict())].to_dict() == report.as_dict()
+    pd.testing.assert_frame_equal(
+        table.drop(best).reset_index(), compare_representations(data, {"a": sae}, progress=False)
+    )
+    blocks = compare_representations(data, {"a": sae}, k_best=[2], held_out="block", progress=False)
+    assert len(blocks) == 5 * 4
+
+
+def test_pooled_reports_name_the_columns_if_all_fits_chose_the_same() -> None:
+    reports = [probe(*split, k_best=1) for split in labelled_set().by_block().values()]
+    assert {report.columns for report in reports} == {(0,)} == {pool_reports(reports).columns}
+    assert pool_reports([replace(reports[0], columns=(1,)), reports[1]]).columns is None
 
 
 def test_an_sae_with_nothing_on_is_compared_too() -> None:
