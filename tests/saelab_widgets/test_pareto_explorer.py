@@ -345,7 +345,7 @@ def test_wrong_input_gets_a_sentence() -> None:
     pareto = ParetoExplorer(table())
     with pytest.raises(traitlets.TraitError, match="0 to 5, or -1 for none, not 6"):
         pareto.chosen = 6
-    with pytest.raises(traitlets.TraitError, match="may list standard; gated; jumprelu, not 'unheard_of'"):
+    with pytest.raises(traitlets.TraitError, match="may list 'standard', 'gated', 'jumprelu', not 'unheard_of'"):
         pareto.architectures = ["gated", "unheard_of"]
     with pytest.raises(traitlets.TraitError, match="controls may list nothing here, not 'pca'"):
         pareto.controls = ["pca"]

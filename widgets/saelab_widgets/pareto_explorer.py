@@ -203,7 +203,7 @@ class ParetoExplorer(Instrument, HasSAE):
         known = self._known[kind]
         if unknown := [name for name in names if name not in known]:
             raise traitlets.TraitError(
-                f"{kind} may list {'; '.join(known) or 'nothing here'}, not {', '.join(map(repr, unknown))}"
+                f"{kind} may list {', '.join(map(repr, known)) or 'nothing here'}, not {', '.join(map(repr, unknown))}"
             )
         return names
 
