@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from saelab.errors import InputError, InputTypeError
 from saelab.evaluation.comparisons import summarize
-from saelab.evaluation.controls import CONTROLS, NO_CONTROL, UNTRAINED, label_of_control
+from saelab.evaluation.controls import (
+    CONTROLS,
+    NO_CONTROL,
+    UNTRAINED,
+    label_as_control,
+    label_of_control,
+    look_of_control,
+)
 
 try:
     import matplotlib
@@ -30,7 +37,7 @@ except ModuleNotFoundError as error:
         raise  # it is there, but broken: its own message says more
     raise ImportError('figures need matplotlib: pip install "saelab[widgets]"') from error
 
-from saelab.quantities import BLUE, GOLD, GREEN, GREY, PURPLE, VERMILLION, Colour
+from saelab.quantities import BLUE, GOLD, GREEN, PURPLE, VERMILLION, Colour
 from saelab.sae.base import ARCHITECTURES, in_order, label_of, quantity_of
 from saelab.sae.declarations import Look
 
@@ -72,10 +79,6 @@ _OTHERS = (
     _look(_INK, "P", _DOTS),
 )
 """For lines that are no architectures, in order and then again."""
-_CONTROL_DASHES = dict(
-    zip((*CONTROLS, *UNTRAINED), ((1, 1.5), (4, 1.5), (6, 1.5, 1, 1.5), (2, 3), (8, 3)), strict=True)
-)
-"""All controls are grey, and told apart by their dashes."""
 _SETTINGS = ("architecture", "preset", "ablations", "d_sae")
 """Columns of `saelab.sweep` that say which SAE it is; a line through several of one compares nothing."""
 
@@ -459,7 +462,7 @@ def probe_by_layer(
                 for name, (mark, shift) in zip((sae, _RAW, _PCA_OF + sae), _REPRESENTATIONS.values(), strict=True)
             ]
             drawn += [
-                (sae, control, _control_look(control, "X"), 0.07 * (place + 4))
+                (sae, control, look_of_control(control, "X"), 0.07 * (place + 4))
                 for place, control in enumerate(controls)
             ]
             for name, control, mark, shift in drawn:
@@ -476,7 +479,7 @@ def probe_by_layer(
         column[-1].set_xlabel("layer, L0, features on for any text", color=page.ink, fontsize=10)
     handles = [Line2D([], [], label=label, **_line(mark, theme)) for label, (mark, _) in _REPRESENTATIONS.items()]
     for control in controls:
-        handles.append(Line2D([], [], label=label_of_control(control), **_line(_control_look(control, "X"), theme)))
+        handles.append(Line2D([], [], label=label_of_control(control), **_line(look_of_control(control, "X"), theme)))
     if train and "train_accuracy" in table:
         ink = _line(_REPRESENTATIONS[_RAW][0], theme) | {"marker": "o"}
         handles.append(Line2D([], [], label="dotted: training texts", **_hollow(ink, page)))
@@ -599,7 +602,7 @@ def _lines_of(table: "pd.DataFrame", by: str | None) -> list[_Shown]:
     looks |= {value: _OTHERS[index % len(_OTHERS)] for index, value in enumerate(others)}
     controls = table["control"].fillna(NO_CONTROL) if "control" in table else None
     if by == "control" or controls is None:
-        looks |= {value: _control_look(value, "o") for value in looks if value in _CONTROL_DASHES}
+        looks |= {value: look_of_control(value, "o") for value in looks if value in (*CONTROLS, *UNTRAINED)}
         lines = [_Shown(_label(value, by), look, (table[by] == value).to_numpy()) for value, look in looks.items()]
     else:
         lines = []
@@ -609,9 +612,8 @@ def _lines_of(table: "pd.DataFrame", by: str | None) -> list[_Shown]:
                 if rows.any() and control == NO_CONTROL:
                     lines.append(_Shown(_label(value, by), look, rows))
                 elif rows.any():
-                    label = label_of_control(control)
-                    label = label if control in UNTRAINED else f"{_label(value, by)}, {label}"
-                    lines.append(_Shown(label, _control_look(control, look.marker), rows))
+                    label = label_as_control(_label(value, by), control)
+                    lines.append(_Shown(label, look_of_control(control, look.marker), rows))
     for line in lines:
         _check_one_setting(table[line.rows], by)
     return lines
@@ -625,10 +627,6 @@ def _check_one_setting(rows: "pd.DataFrame", by: str) -> None:
                 f"the line of {by} {rows[by].iloc[0]!r} would run through several {setting}: "
                 f"{', '.join(map(repr, several))}; choose with table[table[{setting!r}] == ...], or draw by={setting!r}"
             )
-
-
-def _control_look(control: str, marker: str) -> Look:
-    return Look(GREY.light, GREY.dark, marker, _CONTROL_DASHES.get(control, _DOTS), width=1.0)
 
 
 def _has_seeds(table: "pd.DataFrame") -> bool:

@@ -69,19 +69,30 @@ def summarize(
     settings = _settings(table, over) if by is None else list(by)
     left_out = {*settings, *_settings(table, over), over, "path"}
     metrics = [str(name) for name in table if name not in left_out]
-    _check_repetitions(table, [*settings, over])
+    which = configurations(table, by=settings, over=over)
     values = {name: _numbers(table, name) for name in metrics}
-    which = np.zeros(len(table), int)
-    if settings:
-        which = table.groupby(settings, sort=False, dropna=False, observed=True).ngroup().to_numpy()
     rows = []
     for configuration in range(which.max() + 1):
         members = np.flatnonzero(which == configuration)
         row = {name: table[name].iloc[members[0]] for name in settings} | {"n_seeds": len(members)}
         for name in metrics:
-            row |= _with_interval(name, values[name][members], confidence)
+            row |= with_interval(name, values[name][members], confidence)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def configurations(table: "pd.DataFrame", *, by: Sequence[str] | None = None, over: str = "seed") -> NDArray[np.intp]:
+    """Which configuration each row is a repetition of, ``(n_rows,)``: counted from 0 in the order of the table.
+
+    ``by`` and ``over`` are those of `summarize`, which gives a row for each. Two rows of one configuration with equal
+    ``over`` raise ValueError.
+    """
+    settings = _settings(table, over) if by is None else list(by)
+    _check_repetitions(table, [*settings, over])
+    if not settings:
+        return np.zeros(len(table), np.intp)
+    groups = table.groupby(settings, sort=False, dropna=False, observed=True)
+    return np.asarray(groups.ngroup(), dtype=np.intp)
 
 
 def compare_at_l0(
@@ -160,8 +171,8 @@ def compare_at_l0(
     for line, values in at.items():
         differences = values - at[first]  # (seeds, targets)
         columns[line] = {
-            **_with_interval("mean", values, confidence),
-            **_with_interval("difference", differences, confidence),
+            **with_interval("mean", values, confidence),
+            **with_interval("difference", differences, confidence),
             "n_below": (differences < 0).sum(axis=0),
             "n_above": (differences > 0).sum(axis=0),
             "n_seeds": np.full(len(targets), len(differences)),
@@ -179,7 +190,7 @@ def compare_at_l0(
     )
 
 
-def _with_interval(name: str, values: NDArray[np.float64], confidence: float) -> dict[str, Any]:
+def with_interval(name: str, values: NDArray[np.float64], confidence: float) -> dict[str, Any]:
     """Mean over the first axis, and the limits of its t interval, which are NaN for a single value."""
     n = len(values)
     mean = values.mean(axis=0)

@@ -13,7 +13,9 @@ from torch import Tensor
 from saelab.data.activations import ActivationStore
 from saelab.data.shards import StoredRows
 from saelab.errors import InputError
+from saelab.quantities import GREY
 from saelab.sae.base import SparseAutoencoder, check_activations
+from saelab.sae.declarations import Look
 from saelab.sae.topk import TopKSAE
 
 BATCH = 4096
@@ -73,11 +75,25 @@ CONTROLS = {
 """The controls of Korznikov et al. by name, for `saelab.sweep`."""
 UNTRAINED = {"pca": "PCA", "random": "random dictionary"}
 """Labels of `pca_dictionary` and `random_dictionary` in a table's column ``control``."""
+_DOTS = (1, 1.5)
+_DASHES = dict(zip((*CONTROLS, *UNTRAINED), (_DOTS, (4, 1.5), (6, 1.5, 1, 1.5), (2, 3), (8, 3)), strict=True))
+"""All controls are grey, and told apart by their dashes."""
 
 
 def label_of_control(name: str) -> str:
     """What figures and widgets call a control; any other name stands for itself."""
     return CONTROLS[name].label if name in CONTROLS else UNTRAINED.get(name, name)
+
+
+def label_as_control(trained: str, control: str) -> str:
+    """What a legend calls a line of controls; ``trained`` is the label of the same SAE trained as it is."""
+    label = label_of_control(control)
+    return label if control in UNTRAINED else f"{trained}, {label}"
+
+
+def look_of_control(control: str, marker: str) -> Look:
+    """How figures and widgets draw a control, with the ``marker`` of what it is a control of."""
+    return Look(GREY.light, GREY.dark, marker, _DASHES.get(control, _DOTS), width=1.0)
 
 
 @torch.no_grad()

@@ -40,6 +40,26 @@ def table(**columns: Any) -> pd.DataFrame:
 ALONG_L0 = [2, 5, 1, 4, 0, 3]
 
 
+def with_seeds_and_controls() -> pd.DataFrame:
+    """Two architectures, as they are and as two controls, at four penalties with three seeds: 72 SAEs on six lines."""
+    random = np.random.default_rng(0)
+    rows = [
+        {
+            "architecture": architecture,
+            "control": control,
+            "l1_coefficient": l1,
+            "seed": seed,
+            "l0": 90.0 / l1 * random.uniform(0.9, 1.1),
+            "fvu": 0.1 * l1**0.5 + cost + random.uniform(0, 0.02),
+        }
+        for architecture in ("standard", "gated")
+        for control, cost in (("none", 0.0), ("frozen_decoder", 0.15), ("frozen_encoder", 0.3))
+        for l1 in (1.0, 2.0, 4.0, 8.0)
+        for seed in range(3)
+    ]
+    return pd.DataFrame(rows)
+
+
 def many(n: int) -> pd.DataFrame:
     random = np.random.default_rng(0)
     architecture = [("gated", "standard", "rescale_shift", "jumprelu")[row % 4] for row in range(n)]
@@ -122,6 +142,61 @@ def test_a_line_joins_the_marks_of_an_architecture_of_one_width(mount: Mount) ->
     expected = [[2], [1, 0], [5, 4, 3]]
     for xs, rows in zip(corners, expected, strict=True):
         assert xs == pytest.approx([place(page, row)[0] for row in rows], abs=0.01)
+
+
+@pytest.mark.parametrize(("theme", "grey"), [("light", "rgb(107, 107, 107)"), ("dark", "rgb(166, 166, 166)")])
+def test_every_seed_is_a_mark_lines_go_through_their_means_and_controls_are_grey_and_dashed(
+    mount: Mount, theme: str, grey: str
+) -> None:
+    frame = with_seeds_and_controls()
+    page = mounted(mount, ParetoExplorer(frame), theme=theme)
+    assert page.locator(".saelab-mark").count() == 72
+    of_control = frame.index[frame.control != "none"]
+    colors = {row: mark(page, row).locator("path").evaluate("(e) => getComputedStyle(e).fill") for row in range(72)}
+    assert [row for row, color in colors.items() if color == grey] == list(of_control)
+    lines = page.locator(".saelab-scatter-lines path")
+    assert lines.count() == 6
+    looks = lines.evaluate_all(
+        "(all) => all.map((e) => [getComputedStyle(e).stroke, getComputedStyle(e).strokeDasharray])"
+    )
+    dashed = [dash for color, dash in looks if color == grey]
+    assert len(dashed) == 4 and len(set(dashed)) == 2 and "none" not in dashed
+    assert [dash for color, dash in looks if color != grey] == ["none"] * 2
+    # The first line is that of the standard SAEs: a corner lies over the mean of three L0s, on a log axis.
+    corners = [float(x) for x in re.findall(r"[ML]([\d.]+),", lines.first.get_attribute("d") or "")]
+    slope, offset = np.polyfit(np.log(frame.l0), [place(page, row)[0] for row in range(72)], 1)
+    means = frame[:12].groupby("l1_coefficient").l0.mean()
+    assert corners == pytest.approx(sorted(slope * np.log(means) + offset), abs=0.02)
+    shown = {name: page.get_by_role("group", name=name).locator("label") for name in ("Show", "Controls")}
+    assert shown["Show"].all_text_contents() == ["Standard", "Gated"]
+    assert shown["Controls"].all_text_contents() == [
+        f"{name}, frozen {part}" for name in ("Standard", "Gated") for part in ("decoder", "encoder")
+    ]
+    assert page.locator(".saelab-pareto-controls .saelab-key-line").count() == 4
+    results = Axe().run(page, context=".saelab-pareto")
+    assert results.violations_count == 0, results.generate_report()
+
+
+def test_a_mark_says_its_seed_and_control_and_a_control_can_be_hidden(mount: Mount) -> None:
+    page = mounted(mount, ParetoExplorer(with_seeds_and_controls()))
+    row = 12 * 4 + 5  # gated, frozen decoder, L1 penalty 2
+    said = mark(page, row).get_attribute("aria-label") or ""
+    assert said.startswith("Gated, frozen decoder, seed 2, L1 penalty 2, L0 ")
+    page.mouse.move(*screen_place(page, row))
+    assert "seed" in (page.locator('[data-show="pointed"]').text_content() or "")
+    mark(page, row).dispatch_event("click")
+    assert trait(page, "chosen") == row
+    assert page.locator('[data-show="architecture"]').text_content() == "Gated, frozen decoderseed 2"
+    box = page.get_by_role("checkbox", name="Gated, frozen decoder")
+    box.focus()
+    page.keyboard.press("Space")
+    wait_for_draws(page, 2)
+    assert "gated, frozen_decoder" not in trait(page, "controls") and len(trait(page, "controls")) == 3
+    assert len(rows_of(page)) == 60 and row not in rows_of(page)
+    assert page.locator(".saelab-scatter-lines path").count() == 5
+    page.evaluate("() => model.set('controls', [])")
+    wait_for_draws(page, 3)
+    assert len(rows_of(page)) == 24 and page.get_by_role("checkbox", checked=True).count() == 2
 
 
 def test_the_card_shows_the_chosen_saes_numbers_with_their_digits(mount: Mount) -> None:
@@ -365,9 +440,12 @@ def test_axe_finds_no_violations(mount: Mount, theme: str) -> None:
     assert results.violations_count == 0, results.generate_report()
 
 
+@pytest.mark.parametrize("rows", [table, with_seeds_and_controls])
 @pytest.mark.parametrize("width", [1120, 620, 340])
-def test_a_narrow_page_stacks_and_nothing_sticks_out(mount: Mount, width: int) -> None:
-    frame = table(path="a/very/long/path/" + "x" * 120 + ".safetensors")
+def test_a_narrow_page_stacks_and_nothing_sticks_out(
+    mount: Mount, width: int, rows: Callable[[], pd.DataFrame]
+) -> None:
+    frame = rows().assign(path="a/very/long/path/" + "x" * 120 + ".safetensors")
     page = mounted(mount, ParetoExplorer(frame), width=width)
     plot, beside = (page.locator(one).bounding_box() for one in ('[data-chart="scatter"]', ".saelab-card"))
     assert plot is not None and beside is not None
@@ -392,6 +470,15 @@ def test_closing_the_widget_leaves_nothing_behind(mount: Mount) -> None:
     assert page.evaluate("() => model.listeners") == 0
     assert page.locator("#cell *").count() == 0
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def test_a_page_with_no_kernel_shows_seeds_and_controls(page: Page, tmp_path: Path) -> None:
+    page.goto(ParetoExplorer(with_seeds_and_controls()).save_html(tmp_path / "pareto.html").as_uri())
+    wait_for_draws(page)
+    assert page.locator(".saelab-mark").count() == 72
+    assert page.locator(".saelab-scatter-lines path").count() == 6
+    page.get_by_role("checkbox", name="Standard, frozen encoder").click()
+    page.wait_for_function("() => document.querySelectorAll('.saelab-mark').length === 60")
 
 
 def test_a_page_with_no_kernel_works_as_it_is(page: Page, tmp_path: Path) -> None:

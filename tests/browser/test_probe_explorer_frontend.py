@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page
 from saelab_widgets import ProbeExplorer
 
+import saelab
 from saelab import GatedSAE, LabelledSet
 
 Mount = Callable[..., Page]
@@ -53,6 +55,22 @@ def sae(layer: int, l1: float) -> GatedSAE:
 def made() -> Iterator[ProbeExplorer]:
     saes = {layer: {l1: sae(layer, l1) for l1 in L1S} for layer in LAYERS}
     explorer = ProbeExplorer(saes, {layer: texts(layer) for layer in LAYERS}, labels={0: "negative", 1: ATTACK})
+    yield explorer
+    explorer.close()
+
+
+@pytest.fixture(scope="module")
+def with_seeds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProbeExplorer]:
+    """Three layers, one L1 coefficient, three seeds, two controls."""
+    folder = tmp_path_factory.mktemp("saes")
+    rows = []
+    for layer in LAYERS:
+        for shift, control in enumerate(("none", "frozen_decoder", "soft_frozen_decoder")):
+            for seed in range(3):
+                one = sae(100 * shift + 10 * layer + seed, 2.0)
+                path = saelab.save(one, folder / f"{layer}-{control}-{seed}.safetensors")
+                rows.append({"layer": layer, "l1_coefficient": 2.0, "control": control, "seed": seed, "path": path})
+    explorer = ProbeExplorer(pd.DataFrame(rows), {layer: texts(layer) for layer in LAYERS})
     yield explorer
     explorer.close()
 
@@ -289,6 +307,64 @@ def test_the_chart_has_every_accuracy_with_its_interval(mount: Mount, explorer: 
     assert f"codes {codes.test_accuracy:.3f}, training {codes.train_accuracy:.3f}" in label
 
 
+@pytest.mark.parametrize(("theme", "grey"), [("light", "rgb(107, 107, 107)"), ("dark", "rgb(166, 166, 166)")])
+def test_controls_are_grey_beside_the_codes_and_numbers_are_means_over_seeds(
+    mount: Mount, with_seeds: ProbeExplorer, theme: str, grey: str
+) -> None:
+    page = drawn(mount("probe_explorer", with_seeds, theme=theme))
+    page.wait_for_selector(".saelab-interval[y1]", state="attached")
+    chart = page.locator('[data-chart="probe_accuracy"]')
+    # Of each layer a mark for activations, codes, PCA and two controls; hollow ones for the first three.
+    assert chart.locator(".saelab-mark-filled").count() == 15 and chart.locator(".saelab-mark-hollow").count() == 9
+    assert chart.locator(".saelab-interval").count() == 12  # no seed goes into activations
+    lines = chart.locator(".saelab-line-thin")
+    looks = lines.evaluate_all(
+        "(all) => all.map((e) => [getComputedStyle(e).stroke, e.getAttribute('stroke-dasharray')])"
+    )
+    assert [color for color, _ in looks] == [grey] * 2 and len({dash for _, dash in looks}) == 2
+    assert chart.locator(".saelab-line").count() == 8
+    labels = ["activations", "codes", "PCA", "codes, frozen decoder", "codes, soft-frozen decoder"]
+    assert page.get_by_role("group", name="Probe on").locator("label").all_text_contents() == labels
+    assert page.locator(".saelab-probe-numbers tbody th").all_text_contents() == labels
+    assert "means of 3 seeds" in (chart.locator(".saelab-help").text_content() or "")
+    assert page.locator("caption").text_content() == "Layer 1Means of 3 seeds; 95 % intervals are of these means."
+    assert numbers(page, "activations")[3] == "–"
+    table = with_seeds.frame()
+    table = table[(table.layer == 1) & (table.held_out == "stratified") & (table.representation == "codes")]
+    for name, control in (("codes", "none"), ("codes, frozen_decoder", "frozen_decoder")):
+        mean = table.test_accuracy[table.control == control].mean()
+        assert float(numbers(page, name)[2]) == pytest.approx(mean, abs=0.000501)
+    results = Axe().run(page, context=".saelab-probe-explorer")
+    assert results.violations_count == 0, results.generate_report()
+
+
+def test_a_controls_texts_can_be_read_and_name_their_seed(mount: Mount, with_seeds: ProbeExplorer) -> None:
+    page = drawn(mount("probe_explorer", with_seeds))
+    page.get_by_role("radio", name="PCA").focus()
+    page.keyboard.press("ArrowRight")
+    drawn(page)
+    assert saved(page) == {"representation": "codes, frozen_decoder"}
+    with_seeds.representation = "codes, frozen_decoder"
+    wrong = with_seeds.wrong_texts()
+    assert listed(page) == list(wrong.index) and count(page) == f"{len(wrong)} of 80 wrong (seed 0)"
+    assert page.locator('[data-chart="probe_accuracy"] .saelab-line-thin.saelab-chosen').count() == 1
+    page.get_by_role("radio", name="activations").check()
+    drawn(page)
+    assert "seed" not in count(page)
+    with_seeds.representation = "codes"
+
+
+def test_a_page_of_its_own_shows_seeds_and_controls(page: Page, with_seeds: ProbeExplorer, tmp_path: Path) -> None:
+    page.goto(with_seeds.save_html(tmp_path / "probes.html").as_uri())
+    drawn(page)
+    page.get_by_role("radio", name="5", exact=True).check()
+    page.get_by_role("radio", name="codes, soft-frozen decoder").check()
+    drawn(page)
+    with_seeds.layer, with_seeds.representation = 5, "codes, soft_frozen_decoder"
+    assert listed(page) == list(with_seeds.wrong_texts().index)
+    with_seeds.layer, with_seeds.representation = 1, "codes"
+
+
 def test_a_gate_threshold_shows_what_the_kernel_computes_for_this_place_alone(
     mount: Mount, explorer: ProbeExplorer
 ) -> None:
@@ -325,7 +401,7 @@ def test_buffers_that_colab_dropped_are_asked_for(mount: Mount, explorer: ProbeE
     state = {name: value for name, value in explorer.get_state().items() if name not in ("_esm", "_css", "layout")}
     page = drawn(mount("probe_explorer", {**state, "numbers": None, "wrong": None, "tested": None}))
     assert page.evaluate("() => model.sent[0].need.slice(0, 3)") == ["numbers", "wrong", "tested"]
-    assert numbers(page, "codes") == ["–", "–", "–", "–––"] and count(page) == "0 of 0 wrong"
+    assert numbers(page, "codes") == ["–", "–", "–", "–"] and count(page) == "0 of 0 wrong"
     for name in ("numbers", "wrong", "tested"):
         text = base64.b64encode(getattr(explorer, name)).decode()
         page.evaluate("([name, text]) => model.set(name, bytes(text))", [name, text])
@@ -360,8 +436,9 @@ def test_axe_finds_no_violations(mount: Mount, explorer: ProbeExplorer, theme: s
 
 
 @pytest.mark.parametrize("width", [340, 500, 700, 800, 1000])
-def test_it_fits_into_every_width(mount: Mount, explorer: ProbeExplorer, width: int) -> None:
-    page = drawn(mount("probe_explorer", explorer, width=width))
+@pytest.mark.parametrize("which", ["explorer", "with_seeds"])
+def test_it_fits_into_every_width(mount: Mount, which: str, width: int, request: pytest.FixtureRequest) -> None:
+    page = drawn(mount("probe_explorer", request.getfixturevalue(which), width=width))
     assert root(page).evaluate("(e) => e.scrollWidth <= e.clientWidth + 1")
     table, charts = page.locator(".saelab-probe-numbers"), page.locator(".saelab-probe-charts")
     one, other = table.bounding_box(), charts.bounding_box()

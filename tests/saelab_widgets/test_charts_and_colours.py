@@ -7,9 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
-from saelab_widgets import ParetoExplorer, pareto_explorer
+from saelab_widgets import ParetoExplorer
 from saelab_widgets.quantities import (
     COLORS,
+    SHAPES,
     architecture_color,
     architecture_label,
     chart,
@@ -117,7 +118,7 @@ def test_an_architecture_that_is_registered_later_is_called_and_drawn_as_it_says
     table = pd.DataFrame({"architecture": ["unknown", "newcomer", "gated"], "l0": [1.0, 2, 3], "fvu": [0.1, 0.2, 0.3]})
     explorer = ParetoExplorer(table)
     assert explorer.architectures == ["gated", "newcomer", "unknown"]
-    assert {"value": "newcomer", "label": "My own", "shape": "star", "color": "newcomer"} in explorer.series
+    assert {"value": "newcomer", "label": "My own", "shape": "star", "color": "newcomer", "dash": ""} in explorer.series
     assert explorer._picture().startswith(b"\x89PNG")
     legend = pareto(table, y="fvu").legends[0]
     assert [text.get_text() for text in legend.get_texts()] == ["gated", "my own", "unknown"]
@@ -125,4 +126,4 @@ def test_an_architecture_that_is_registered_later_is_called_and_drawn_as_it_says
 
 
 def test_the_front_end_has_a_shape_for_every_marker_of_an_architecture() -> None:
-    assert {sae.look.marker for sae in ARCHITECTURES.values()} <= set(pareto_explorer._SHAPES)
+    assert {sae.look.marker for sae in ARCHITECTURES.values()} <= set(SHAPES)

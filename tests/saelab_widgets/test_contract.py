@@ -240,6 +240,7 @@ def test_what_the_widgets_send_is_what_the_specifications_say(lab: TrainingLab) 
         (specs.FormulaSpec, shrinkage_explorer._formulas()),
         (specs.QuantitySpec, pareto.quantities),
         (specs.SeriesSpec, pareto.series),
+        (specs.SeriesSpec, probe_explorer._controls(["frozen_decoder", "pca"])),
         (specs.ColorSpec, list(quantities.palette().values())),
     ]
     assert [(spec.__name__, fault) for spec, values in sent for value in values for fault in faults(value, spec)] == []

@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 import torch
 import traitlets
+from matplotlib.figure import Figure
 from PIL import Image
 from saelab_widgets import ParetoExplorer, materials, pareto_explorer
+from saelab_widgets.pareto_explorer import means_along
 from saelab_widgets.sources import follow, sae_of
 
 import saelab
@@ -46,6 +48,24 @@ def table(**columns: Any) -> pd.DataFrame:
     return pd.DataFrame({**rows, **columns})
 
 
+def repeated(**columns: Any) -> pd.DataFrame:
+    """Gated SAEs and two controls, at two penalties with three seeds each; the seeds of a setting in a row."""
+    rows = [
+        {
+            "architecture": "gated",
+            "control": control,
+            "l1_coefficient": l1,
+            "seed": seed,
+            "l0": 40.0 / l1 + seed,
+            "fvu": 0.1 * l1 + cost + 0.03 * seed,
+        }
+        for control, cost in (("none", 0.0), ("frozen_decoder", 0.1), ("pca", 0.3))
+        for l1 in (1.0, 2.0)
+        for seed in range(3)
+    ]
+    return pd.DataFrame(rows).assign(**columns)
+
+
 def numbers(pareto: ParetoExplorer) -> pd.DataFrame:
     """What the page gets."""
     columns = [one["column"] for one in pareto.quantities]
@@ -60,6 +80,13 @@ def rgb(color: str) -> tuple[int, ...]:
     return tuple(bytes.fromhex(color[1:]))
 
 
+def ax_of(pareto: ParetoExplorer) -> Any:
+    """What the picture shows."""
+    ax = Figure().add_subplot()
+    pareto._draw_marks(ax)
+    return ax
+
+
 def image_of(pareto: ParetoExplorer) -> np.ndarray[Any, Any]:
     return np.asarray(Image.open(io.BytesIO(pareto._picture())).convert("RGB"))
 
@@ -70,7 +97,7 @@ def test_the_page_gets_every_number_of_the_table(swept: pd.DataFrame) -> None:
     assert {"l1_coefficient", "l0", "fvu", "gamma", "n_dead", "seconds"} <= set(sent)
     for name in sent:
         np.testing.assert_allclose(sent[name], swept[name], rtol=1e-6)
-    assert [sae["architecture"] for sae in pareto.saes] == list(swept.architecture)
+    assert [sae["series"] for sae in pareto.saes] == list(swept.architecture)
     assert [sae["path"] for sae in pareto.saes] == list(swept.path)
 
 
@@ -132,6 +159,75 @@ def test_an_axis_is_logarithmic_where_the_quantity_spans_a_factor_of_four() -> N
 def test_saes_of_other_widths_or_presets_are_on_other_lines() -> None:
     lines = [sae["line"] for sae in ParetoExplorer(table(d_sae=[64, 64, 128, 64, 64, 64], ablations=np.nan)).saes]
     assert lines[0] == lines[1] != lines[2] and lines[3] == lines[4] != lines[0]
+
+
+def test_seeds_of_one_setting_are_one_point_of_a_line_and_of_one_seed_each_row_is_its_own() -> None:
+    saes = ParetoExplorer(repeated()).saes
+    assert [sae["point"] for sae in saes] == [row // 3 for row in range(18)]
+    assert [sae["line"] for sae in saes] == [row // 6 for row in range(18)]
+    assert [sae["seed"] for sae in saes] == ["0", "1", "2"] * 6
+    frame = repeated()
+    one_seed = ParetoExplorer(frame[frame.seed == 1]).saes
+    assert [sae["point"] for sae in one_seed] == list(range(6)) and {sae["seed"] for sae in one_seed} == {""}
+    equal = ParetoExplorer(pd.DataFrame({"architecture": ["gated"] * 2, "l0": [1.0, 2.0]})).saes
+    assert [sae["point"] for sae in equal] == [0, 1]
+
+
+def test_the_points_of_a_line_are_the_means_of_summarize() -> None:
+    frame = repeated()
+    x, y = frame.l0.to_numpy(), frame.fvu.to_numpy()
+    xs, ys = means_along(x, y, {row: row // 3 for row in range(6)})
+    means = saelab.summarize(frame[frame.control == "none"]).sort_values("l0")
+    np.testing.assert_allclose(xs, means.l0)
+    np.testing.assert_allclose(ys, means.fvu)
+    assert xs == [21.0, 41.0] and ys == pytest.approx([0.23, 0.13])
+
+
+def test_a_point_with_a_seed_that_has_no_number_is_left_out_of_the_line() -> None:
+    y = np.array([1.0, np.nan, 2.0, 4.0])
+    points = {row: row // 2 for row in range(4)}
+    assert means_along(np.arange(4.0), y, points) == ([2.5], [3.0])
+    assert means_along(np.arange(4.0), np.full(4, np.nan), points) == ([], [])
+
+
+def test_a_control_is_grey_in_its_architectures_shape_and_called_as_in_figures() -> None:
+    pareto = ParetoExplorer(repeated())
+    assert pareto.architectures == ["gated"] and pareto.controls == ["gated, frozen_decoder", "pca"]
+    gated, frozen, pca = pareto.series
+    assert [one["label"] for one in pareto.series] == ["Gated", "Gated, frozen decoder", "PCA"]
+    assert gated["shape"] == frozen["shape"] == pca["shape"] == "circle"
+    assert gated["dash"] == "" and frozen["dash"] and pca["dash"] and frozen["dash"] != pca["dash"]
+    assert frozen["color"] == pca["color"] == "dead" != gated["color"]
+    assert [sae["series"] for sae in pareto.saes[::6]] == ["gated", "gated, frozen_decoder", "pca"]
+    legend = ax_of(pareto).get_legend_handles_labels()
+    assert legend[1] == ["Gated", "Gated, frozen decoder", "PCA"]
+    assert [handle.get_color() for handle in legend[0]] == [GatedSAE.look.light, *[COLOURS["dead"].light] * 2]
+
+
+def test_a_table_whose_rows_are_no_controls_looks_as_one_without_the_column() -> None:
+    plain = ParetoExplorer(table())
+    for control in ("none", None):
+        pareto = ParetoExplorer(table(control=control))
+        assert pareto.controls == [] and pareto.series == plain.series
+        assert pareto._picture() == plain._picture()
+
+
+def test_the_first_choice_is_no_control_unless_there_are_only_controls() -> None:
+    assert ParetoExplorer(repeated()).chosen < 6
+    standard = ["standard"] * 6 + ["gated"] * 12
+    assert ParetoExplorer(repeated(architecture=standard)).chosen < 6
+    assert ParetoExplorer(repeated(control="frozen_decoder", l1_coefficient=np.arange(18.0))).chosen >= 0
+
+
+def test_the_picture_draws_every_mark_and_a_line_through_the_means() -> None:
+    pareto = ParetoExplorer(repeated())
+    lines = [line for line in ax_of(pareto).lines if len(line.get_xdata())]
+    marks = [line for line in lines if line.get_linestyle() == "None" and line.get_marker() == "o"]
+    assert [len(line.get_xdata()) for line in marks if line.get_markersize() < 10] == [6, 6, 6]
+    through = [line for line in lines if line.get_marker() == "None"]
+    assert [list(line.get_xdata()) for line in through] == [[21.0, 41.0]] * 3
+    pareto.controls = ["pca"]
+    assert ax_of(pareto).get_legend_handles_labels()[1] == ["Gated", "PCA"]
 
 
 def test_an_architecture_looks_as_in_the_librarys_figures_and_others_have_a_look_of_their_own() -> None:
@@ -249,8 +345,12 @@ def test_wrong_input_gets_a_sentence() -> None:
     pareto = ParetoExplorer(table())
     with pytest.raises(traitlets.TraitError, match="0 to 5, or -1 for none, not 6"):
         pareto.chosen = 6
-    with pytest.raises(traitlets.TraitError, match="may list standard, gated, jumprelu, not 'unheard_of'"):
+    with pytest.raises(traitlets.TraitError, match="may list 'standard', 'gated', 'jumprelu', not 'unheard_of'"):
         pareto.architectures = ["gated", "unheard_of"]
+    with pytest.raises(traitlets.TraitError, match="controls may list nothing here, not 'pca'"):
+        pareto.controls = ["pca"]
+    with pytest.raises(ValueError, match="several rows have .*'gated'.* seed 1; leave repeated rows out"):
+        ParetoExplorer(pd.concat([repeated(), repeated()[1:2]]))
 
 
 def test_where_no_widget_can_run_there_is_a_picture_of_what_is_shown() -> None:

@@ -14,7 +14,7 @@ import torch
 import traitlets
 from saelab_widgets import ProbeExplorer, probe_explorer
 from saelab_widgets.instrument import Instrument
-from saelab_widgets.probe_results import COLUMNS, REPRESENTATIONS, C, LiveCodes, codes_of
+from saelab_widgets.probe_results import COLUMNS, REPRESENTATIONS, C, LiveCodes, codes_of, over_seeds
 from saelab_widgets.sources import follow
 
 import saelab
@@ -69,6 +69,21 @@ def data() -> dict[int, LabelledSet]:
     return {0: first, 2: replace(first, x=first.x.roll(1, dims=1).contiguous())}
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """A table of SAEs in files: two layers, one L1 coefficient, three seeds, and a control."""
+    folder = tmp_path_factory.mktemp("saes")
+    rows = []
+    for layer in LAYERS:
+        for control, shift in (("none", 0), ("frozen_decoder", 50)):
+            for seed in (3, 4, 5):
+                path = saelab.save(
+                    sae(10 * layer + seed + shift, 4.0), folder / f"{layer}-{control}-{seed}.safetensors"
+                )
+                rows.append({"layer": layer, "l1_coefficient": 4, "control": control, "seed": seed, "path": str(path)})
+    return pd.DataFrame(rows)
+
+
 @pytest.fixture
 def explorer(saes: Saes, data: dict[int, LabelledSet]) -> Iterator[ProbeExplorer]:
     explorer = ProbeExplorer(saes, data)
@@ -111,6 +126,125 @@ def test_the_table_holds_what_the_library_finds(
                         if column != "l0" or row["representation"] == "sae":
                             assert found[column] == pytest.approx(row[column], rel=1e-6, nan_ok=True), (row, column)
                     assert found["n_wrong"] == round((1 - row["test_accuracy"]) * found["n_test"])
+
+
+def test_of_a_table_of_saes_every_seed_and_control_is_probed(files: pd.DataFrame, data: dict[int, LabelledSet]) -> None:
+    explorer = ProbeExplorer(files, data)
+    table = explorer.frame()
+    assert len(table) == len(LAYERS) * 3 * 4 * 4  # seeds, representations, parts
+    for row in records(files):
+        codes = data[row["layer"]].encoded(saelab.load(row["path"]))
+        report = probe(*codes.split(), C=C)
+        of = {name: row[name] for name in ("layer", "seed", "control")}
+        found = chosen(table, **of, representation="codes", held_out="stratified")
+        assert found["test_accuracy"] == pytest.approx(report.test_accuracy)
+        assert found["n_active"] == report.n_active
+        assert found["n_wrong"] == (~report.test_correct).sum()
+        assert found["l0"] == pytest.approx((codes.x > 0).sum(dim=1).float().mean())
+    assert set(table.representation[table.control != "none"]) == {"codes"}
+
+
+def test_the_page_gets_means_over_seeds_with_the_intervals_of_summarize(
+    files: pd.DataFrame, data: dict[int, LabelledSet]
+) -> None:
+    explorer = ProbeExplorer(files, data)
+    assert explorer.seeds == ["3", "4", "5"]
+    assert [one["label"] for one in explorer.controls] == ["codes, frozen decoder"]
+    names = [option["value"] for option in explorer.options["representation"]]
+    assert names == ["activations", "codes", "pca", "codes, frozen_decoder"]
+    sent = np.frombuffer(explorer.numbers, np.float32).reshape(2, 1, 4, 4, len(COLUMNS))
+    by = ["layer", "representation", "control", "held_out"]
+    means = saelab.summarize(explorer.frame().drop(columns=["test_low", "test_high", "train_low", "train_high"]), by=by)
+    places = {("codes", "none"): 1, ("pca", "none"): 2, ("codes", "frozen_decoder"): 3}
+    for row in records(means):
+        if row["representation"] == "activations":
+            continue
+        part = [option["value"] for option in explorer.options["part"]].index(row["held_out"])
+        at = sent[LAYERS.index(row["layer"]), 0, part, places[row["representation"], row["control"]]]
+        found = dict(zip(COLUMNS, at.tolist(), strict=True))
+        for name in ("test_accuracy", "train_accuracy", "n_active", "l0"):
+            assert found[name] == pytest.approx(row[name], rel=1e-6, nan_ok=True)
+        for which in ("test", "train"):
+            for limit in ("low", "high"):
+                assert found[f"{which}_{limit}"] == pytest.approx(row[f"{which}_accuracy_{limit}"], rel=1e-5)
+    assert np.isnan(sent[..., 0, COLUMNS.index("test_low")]).all()  # no seed goes into activations
+    assert explorer._picture().startswith(b"\x89PNG")
+
+
+def test_a_mean_over_seeds_and_its_t_interval_are_as_computed_by_hand() -> None:
+    numbers = np.zeros((3, len(COLUMNS)), np.float32)
+    numbers[:, COLUMNS.index("test_accuracy")] = [0.5, 0.6, 0.7]
+    numbers[:, COLUMNS.index("n_active")] = [1, 2, 6]
+    found = dict(zip(COLUMNS, over_seeds(numbers).tolist(), strict=True))
+    half = 4.302653 * 0.1 / 3**0.5  # the t quantile at two degrees of freedom, times the standard error
+    assert found["test_accuracy"] == pytest.approx(0.6) and found["n_active"] == 3
+    assert (found["test_low"], found["test_high"]) == pytest.approx((0.6 - half, 0.6 + half), rel=1e-5)
+    np.testing.assert_array_equal(over_seeds(numbers[:1]), numbers[0])
+
+
+def test_the_texts_the_followers_and_the_live_texts_are_those_of_the_first_seed(
+    files: pd.DataFrame, data: dict[int, LabelledSet]
+) -> None:
+    explorer = ProbeExplorer(files, data)
+    explorer.layer = 2
+    of_layer = files[files.layer == 2]
+    first = of_layer[of_layer.seed == 3]
+    assert isinstance(explorer.sae, GatedSAE)
+    assert torch.equal(explorer.sae.b_gate, saelab.load(first.path.iloc[0]).get_parameter("b_gate"))
+    for name, path in zip(("codes", "codes, frozen_decoder"), first.path, strict=True):
+        explorer.representation = name
+        split = data[2].encoded(saelab.load(path)).split()
+        assert list(explorer.wrong_texts().index) == sorted(split.test.rows[~probe(*split, C=C).test_correct])
+    explorer.representation, explorer.gate_threshold = "codes", 0.1
+    explorer.wait()
+    reports = []
+    for path in of_layer.path[of_layer.control == "none"]:
+        one = saelab.load(path)
+        assert isinstance(one, GatedSAE)
+        one.gate_threshold = 0.1
+        split = data[2].encoded(one).split()
+        reports.append(probe(*split, C=C))
+    on_codes = dict(zip(COLUMNS, explorer._live_numbers()[0].tolist(), strict=True))
+    assert on_codes["test_accuracy"] == pytest.approx(np.mean([report.test_accuracy for report in reports]))
+    rows = data[2].split().test.rows
+    assert list(explorer.wrong_texts().index) == sorted(rows[~reports[0].test_correct])
+    assert "(gate threshold 0.1, seed 3)" in explorer._score()
+    looked_up = explorer._chosen_wrong()
+    explorer.representation = "codes, frozen_decoder"
+    assert explorer._chosen_wrong() != looked_up  # not at the threshold
+    assert explorer._picture().startswith(b"\x89PNG")
+    explorer.close()
+
+
+def test_a_table_without_seeds_and_controls_shows_what_a_mapping_of_its_files_shows(
+    files: pd.DataFrame, data: dict[int, LabelledSet]
+) -> None:
+    some = files[(files.control == "none") & (files.seed == 3)]
+    from_table = ProbeExplorer(some[["layer", "l1_coefficient", "path"]], data)
+    from_mapping = ProbeExplorer({layer: {4.0: path} for layer, path in zip(some.layer, some.path, strict=True)}, data)
+    assert from_table.numbers == from_mapping.numbers and from_table.wrong == from_mapping.wrong
+    assert from_table.charts == from_mapping.charts and from_table.controls == []
+    assert set(from_table.frame()) - set(from_mapping.frame()) == {"control", "seed"}
+
+
+def test_a_table_that_lacks_something_is_refused_in_a_sentence(
+    files: pd.DataFrame, data: dict[int, LabelledSet]
+) -> None:
+    wrong = [
+        (files.drop(columns="layer"), "has no column layer; it has l1_coefficient, control"),
+        (files.assign(l1_coefficient=np.nan), "l1_coefficient is missing in some rows"),
+        (pd.concat([files, files[:1]]), "several of layer 0, l1_coefficient 4, control none, seed 3; keep one"),
+        (files[1:], "none of layer 0, l1_coefficient 4, control none, seed 3; it needs one for each"),
+        (files[files.control != "none"], "has none that is no control"),
+        (files[:0], "has none that is no control"),
+    ]
+    for table, sentence in wrong:
+        with pytest.raises(ValueError, match=sentence):
+            ProbeExplorer(table, data)
+    with pytest.raises(ValueError, match="layers must be one or more of those of saes, 0, 2, not"):
+        ProbeExplorer(files, data, layers=[7])
+    with pytest.raises(FileNotFoundError):
+        ProbeExplorer(files.assign(path="gone"), data)
 
 
 def test_the_wrong_texts_are_those_that_the_probe_gets_wrong(

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from saelab_widgets import GateExplorer
 from saelab_widgets.feature_browser import COLUMNS, ORDERS, found_in, listed, searchable, searched_text
-from saelab_widgets.pareto_explorer import rows_along
+from saelab_widgets.pareto_explorer import means_along, rows_along
 from saelab_widgets.probe_results import bits
 from saelab_widgets.shrinkage_explorer import _entries, _nearest
 from saelab_widgets.shrinkage_grid import (
@@ -194,7 +194,12 @@ def probe_cases() -> dict[str, Any]:
 def pareto_cases() -> list[dict[str, Any]]:
     x = [3.0, 1.0, math.nan, 1.0, 2.0, 1.0, math.inf]
     y = [0.0, 5.0, 1.0, 4.0, math.nan, 5.0, 1.0]
-    return [{"x": x, "y": y, "rows": rows_along(np.array(x), np.array(y))}]
+    points = [0, 1, 2, 1, 0, 1, 3]
+    lines = []
+    for rows in ([0, 1, 3, 5], [1, 2, 3], [2, 6], [0, 4, 5]):
+        corners = means_along(np.array(x), np.array(y), {row: points[row] for row in rows})
+        lines.append({"rows": rows, "corners": [list(at) for at in zip(*corners, strict=True)]})
+    return [{"x": x, "y": y, "rows": rows_along(np.array(x), np.array(y)), "points": points, "lines": lines}]
 
 
 def search_cases() -> dict[str, Any]:

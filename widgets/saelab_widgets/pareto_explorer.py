@@ -3,10 +3,10 @@
 import functools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import traitlets
@@ -16,11 +16,20 @@ from torch import Tensor
 import saelab
 from saelab.data.labelled import LabelledSplit
 from saelab.errors import InputError, InputTypeError
+from saelab.evaluation.comparisons import configurations
+from saelab.evaluation.controls import NO_CONTROL, UNTRAINED, label_as_control, look_of_control
 from saelab.sae.base import ARCHITECTURES, SparseAutoencoder, in_order
 from saelab_widgets.instrument import STATIC, Instrument
 from saelab_widgets.materials import default_sweep, probe_accuracy
 from saelab_widgets.pictures import INK, as_png, plain_axes
-from saelab_widgets.quantities import COLORS, architecture_color, architecture_label, quantity
+from saelab_widgets.quantities import (
+    COLORS,
+    architecture_color,
+    architecture_label,
+    control_series,
+    quantity,
+    shape_of,
+)
 from saelab_widgets.sources import HasSAE
 from saelab_widgets.specs import QuantitySpec, SeriesSpec
 
@@ -34,23 +43,15 @@ LOG_SPAN = 4
 """A quantity whose largest value is so many times its smallest has a log axis, as in `saelab.figures.pareto`."""
 FIRST = ("l0", "loss_recovered", "fvu", "gamma", "probe_accuracy", "n_dead")
 """Quantities that come first on the card and among the axes, behind the knobs that were swept."""
-_SHAPES = {
-    "o": "circle",
-    "s": "square",
-    "^": "triangle",
-    "D": "diamond",
-    "P": "cross",
-    "X": "cross",
-    "*": "star",
-    "v": "wye",
-}
-"""The front end's shape for each of matplotlib's markers; what it has no shape for becomes a similar one."""
 _OTHER_LOOKS = (("P", "gamma"), ("*", "probe"), ("v", "l0"))
 """Marker and hue of names that are no registered architecture, in order and then again."""
 
 
 class ParetoExplorer(Instrument, HasSAE):
     """A sweep as a scatter, one mark an SAE: what sparsity costs, for each architecture.
+
+    Of several seeds (column ``seed``) every SAE has its mark, and lines run through the means over seeds
+    (`saelab.summarize`). Controls (column ``control``) are grey, on thin dashed lines of their own.
 
     Axes and architectures are traits, and so is the chosen SAE: ``pareto.chosen = 3`` in a cell and a click on its mark
     do the same thing. Other widgets follow it: ``GateExplorer(sae=pareto)`` shows the SAE that is chosen here.
@@ -72,7 +73,7 @@ class ParetoExplorer(Instrument, HasSAE):
     ------
     TypeError, ValueError
         What is no table; a table that is empty, names no architecture, or has no numbers; an ``x`` or ``y`` that is no
-        column of numbers.
+        column of numbers; of several seeds, two rows that agree in seed and settings.
     FileNotFoundError
         No CSV file there.
 
@@ -89,17 +90,21 @@ class ParetoExplorer(Instrument, HasSAE):
     x = traitlets.Unicode("l0").tag(sync=True)
     y = traitlets.Unicode("loss_recovered").tag(sync=True)
     architectures = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    """Those that are shown."""
+    """Those that are shown, without their controls."""
+    controls = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    """Controls that are shown: architecture and name as in the table, such as ``"gated, frozen_decoder"``; or the name
+    alone of dictionaries that nobody trained, such as ``"pca"``."""
     chosen = traitlets.Int(-1).tag(sync=True)
     """Row of the table; -1 for none. At first that of the gated SAE in the middle along ``x``, or of any other."""
     numbers = traitlets.Bytes(b"").tag(sync=True)
     """The table's numbers, float32, a row an SAE, with the columns that `quantities` names."""
     quantities = traitlets.List(traitlets.Dict()).tag(sync=True)
     saes = traitlets.List(traitlets.Dict()).tag(sync=True)
-    """Of each row what is no number: ``architecture``, ``line`` (equal for those on one line), ``texts``, ``path``, and
-    a ``note`` where there is no SAE to load."""
+    """Of each row what is no number: ``series`` (an item of `architectures` or `controls`), ``line`` (equal for those
+    on one line), ``point`` (equal for the seeds of one setting, whose mean the line takes), ``seed`` (empty where all
+    have one), ``texts``, ``path``, and a ``note`` where there is no SAE to load."""
     series = traitlets.List(traitlets.Dict()).tag(sync=True)
-    """How each architecture is drawn."""
+    """How each architecture, and after these each control, is drawn."""
 
     def __init__(
         self,
@@ -125,17 +130,21 @@ class ParetoExplorer(Instrument, HasSAE):
         for axis, column in (("x", x), ("y", y)):
             if column not in self._numbers:
                 raise InputError(self._no_column(axis, column))
-        self._known_architectures = in_order(self._table["architecture"])
+        self._legend = _legend(self._table)
+        self._known = {
+            "architectures": [one.spec["value"] for one in self._legend if one.control == NO_CONTROL],
+            "controls": [one.spec["value"] for one in self._legend if one.control != NO_CONTROL],
+        }
         with np.errstate(over="ignore"):  # what float32 cannot hold is infinite there, and is not drawn
             numbers = np.column_stack(list(self._numbers.values())).astype(np.float32)
         super().__init__(
             x=x,
             y=y,
-            architectures=self._known_architectures,
+            **self._known,
             numbers=numbers.tobytes(),
             quantities=[_quantity(name, column) for name, column in self._numbers.items()],
-            saes=_saes(self._table, set(self._numbers)),
-            series=_series(self._known_architectures),
+            saes=_saes(self._table, set(self._numbers), self._legend),
+            series=[one.spec for one in self._legend],
             chosen=self._in_the_middle(x, y),
             status="Click a mark, or take the arrow keys: widgets that follow show its SAE.",
         )
@@ -187,13 +196,14 @@ class ParetoExplorer(Instrument, HasSAE):
             raise traitlets.TraitError(self._no_column(proposal["trait"].name, column))
         return column
 
-    @traitlets.validate("architectures")
-    def _check_architectures(self, proposal: dict[str, Any]) -> list[str]:
+    @traitlets.validate("architectures", "controls")
+    def _check_shown(self, proposal: dict[str, Any]) -> list[str]:
         names: list[str] = proposal["value"]
-        unknown = [name for name in names if name not in self._known_architectures]
-        if unknown:
+        kind = proposal["trait"].name
+        known = self._known[kind]
+        if unknown := [name for name in names if name not in known]:
             raise traitlets.TraitError(
-                f"architectures may list {', '.join(self._known_architectures)}, not {', '.join(map(repr, unknown))}"
+                f"{kind} may list {', '.join(map(repr, known)) or 'nothing here'}, not {', '.join(map(repr, unknown))}"
             )
         return names
 
@@ -211,11 +221,13 @@ class ParetoExplorer(Instrument, HasSAE):
 
     def _in_the_middle(self, x: str, y: str) -> int:
         """A first choice, so that widgets that follow have an SAE at once: a gated one, where there is one."""
-        drawn = np.isfinite(self._numbers[x]) & np.isfinite(self._numbers[y])
-        gated = drawn & (self._table["architecture"] == "gated").to_numpy()
-        rows = np.flatnonzero(gated if gated.any() else drawn)
-        rows = rows[np.argsort(self._numbers[x][rows], kind="stable")]
-        return int(rows[len(rows) // 2]) if len(rows) else -1
+        trained = {row for one in self._legend if one.control == NO_CONTROL for row in one.rows}
+        gated = {row for row in trained if self._table["architecture"][row] == "gated"}
+        along = rows_along(self._numbers[x], self._numbers[y])
+        for preferred in (gated, trained, along):
+            if rows := [row for row in along if row in preferred]:
+                return rows[len(rows) // 2]
+        return -1
 
     def _on_chosen(self, _: object) -> None:
         with self._handling():
@@ -244,27 +256,31 @@ class ParetoExplorer(Instrument, HasSAE):
         plain_axes(ax, labelsize=8)
         ax.grid(alpha=0.25)
         if ax.get_legend_handles_labels()[1]:
-            figure.legend(loc="outside upper center", ncols=4, fontsize=8, labelcolor=INK, frameon=False)
+            room = {"ncols": 3, "handlelength": 3} if self.controls else {"ncols": 4}  # longer names, and dashes
+            figure.legend(loc="outside upper center", fontsize=8, labelcolor=INK, frameon=False, **room)
         return as_png(figure)
 
     def _draw_marks(self, ax: "Axes") -> None:
         """The shown lines with their marks, and a ring around the chosen one."""
         x, y = self._numbers[self.x], self._numbers[self.y]
-        looks = {one["value"]: one for one in self.series}
-        marks = _marks(self._known_architectures)
-        lines: dict[int, list[int]] = {}
-        for row in rows_along(x, y):
-            if self.saes[row]["architecture"] in self.architectures:
-                lines.setdefault(self.saes[row]["line"], []).append(row)
-        labelled: set[str] = set()
-        for _, rows in sorted(lines.items()):
-            look = looks[self.saes[rows[0]]["architecture"]]
-            color = COLORS.get(look["color"]) or architecture_color(look["color"])
-            label = look["label"] if look["value"] not in labelled else None  # one entry for all lines of it
-            labelled.add(look["value"])
-            marker, _ = marks[look["value"]]
-            ax.plot(x[rows], y[rows], color=color, marker=marker, markersize=6, linewidth=1, label=label)
-        if any(self.chosen in rows for rows in lines.values()):
+        along = rows_along(x, y)
+        seen: list[int] = []
+        for spec, marker, control, rows in self._legend:
+            here = set(rows)
+            marks = [row for row in along if row in here]
+            if not marks or spec["value"] not in (*self.architectures, *self.controls):
+                continue
+            seen += marks
+            color = COLORS.get(spec["color"]) or architecture_color(spec["color"])
+            dash = () if control == NO_CONTROL else look_of_control(control, marker).dash
+            line: dict[str, Any] = {"color": color, "linewidth": 1, "linestyle": (0, dash) if dash else "-"}
+            mark: dict[str, Any] = {"marker": marker, "markersize": 6}
+            ax.plot([], [], label=spec["label"], **line, **mark)
+            for through in dict.fromkeys(self.saes[row]["line"] for row in rows):
+                points = {row: self.saes[row]["point"] for row in rows if self.saes[row]["line"] == through}
+                ax.plot(*means_along(x, y, points), **line)
+            ax.plot(x[marks], y[marks], color=color, linestyle="", **mark)
+        if self.chosen in seen:
             ring: dict[str, Any] = {
                 "markersize": 14,
                 "markerfacecolor": "none",
@@ -274,9 +290,35 @@ class ParetoExplorer(Instrument, HasSAE):
             ax.plot(x[self.chosen], y[self.chosen], "o", **ring)
 
 
+class _Entry(NamedTuple):
+    """What has one look, and one entry in the legend."""
+
+    spec: SeriesSpec
+    marker: str
+    """Matplotlib's."""
+    control: str
+    rows: list[int]
+    """Of the table."""
+
+
 def rows_along(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[int]:
     """Rows that have a place on both axes, in the order of a line through them: of x, then y, as in the page."""
     return [int(row) for row in np.lexsort((y, x)) if np.isfinite([x[row], y[row]]).all()]
+
+
+def means_along(
+    x: NDArray[np.float64], y: NDArray[np.float64], points: Mapping[int, int]
+) -> tuple[list[float], list[float]]:
+    """Corners of a line through some rows, in order of x, then y, as in the page: of each point the mean of its rows.
+
+    ``points`` names the point of each row. A point of which a row has no place on either axis is left out.
+    """
+    rows: dict[int, list[int]] = {}
+    for row, point in points.items():
+        rows.setdefault(point, []).append(row)
+    means = np.array([(x[some].mean(), y[some].mean()) for some in rows.values()])
+    corners = means[rows_along(*means.T)]
+    return corners[:, 0].tolist(), corners[:, 1].tolist()
 
 
 def _read(table: object) -> "pd.DataFrame":
@@ -347,18 +389,25 @@ def _digits(finite: NDArray[np.float64]) -> int:
     return max(0, min(needed, matter, 6))
 
 
-def _saes(table: "pd.DataFrame", numeric: set[str]) -> list[dict[str, Any]]:
+def _saes(table: "pd.DataFrame", numeric: set[str], legend: list[_Entry]) -> list[dict[str, Any]]:
     """What the trait ``saes`` holds."""
     texts = [name for name in _names(table) if name not in numeric and name not in ("architecture", "path")]
-    settings = table[["architecture", *(name for name in SETTINGS if name in table)]]
+    series = {row: one.spec["value"] for one in legend for row in one.rows}
+    settings = table[[name for name in SETTINGS if name in table]].assign(
+        series=[series[row] for row in range(len(table))]
+    )
     lines = settings.groupby(list(settings), sort=False, dropna=False).ngroup()
+    has_seeds = "seed" in table and len(set(table["seed"].dropna())) > 1
+    points = configurations(table) if has_seeds else range(len(table))
     found = []
-    for row, line in enumerate(lines):
+    for row, (line, point) in enumerate(zip(lines, points, strict=True)):
         path = _path_of(table, row)
         found.append(
             {
-                "architecture": table["architecture"][row],
+                "series": series[row],
                 "line": int(line),
+                "point": int(point),
+                "seed": _text(table["seed"][row]).removesuffix(".0") if has_seeds else "",
                 "texts": [[name.replace("_", " "), text] for name in texts if (text := _text(table[name][row]))],
                 "path": path or "",
                 "note": _why_no_sae(path),
@@ -373,12 +422,29 @@ def _text(value: Any) -> str:
     return "" if pd.api.types.is_scalar(value) and pd.isna(value) else str(value)
 
 
-def _series(architectures: list[str]) -> list[SeriesSpec]:
-    """What the trait ``series`` holds."""
-    return [
-        {"value": name, "label": architecture_label(name), "shape": _SHAPES.get(marker, "circle"), "color": color}
-        for name, (marker, color) in _marks(architectures).items()
-    ]
+def _legend(table: "pd.DataFrame") -> list[_Entry]:
+    """Architectures in the order of menus, then their controls and untrained dictionaries as they come."""
+    architectures = list(table["architecture"])
+    controls = [NO_CONTROL] * len(table)
+    if "control" in table:
+        controls = list(table["control"].fillna(NO_CONTROL).astype(str))
+    rows: dict[str, list[int]] = {}
+    for row, (architecture, control) in enumerate(zip(architectures, controls, strict=True)):
+        name = control if control in UNTRAINED else f"{architecture}, {control}"
+        rows.setdefault(architecture if control == NO_CONTROL else name, []).append(row)
+    marks = _marks(in_order(architectures))
+    trained, others = [], []
+    for name in in_order(rows):
+        architecture, control = architectures[rows[name][0]], controls[rows[name][0]]
+        marker, color = marks[architecture]
+        label = architecture_label(architecture)
+        if control == NO_CONTROL:
+            spec: SeriesSpec = {"value": name, "label": label, "shape": shape_of(marker), "color": color, "dash": ""}
+            trained.append(_Entry(spec, marker, control, rows[name]))
+        else:
+            spec = control_series(name, label_as_control(label, control), control, marker)
+            others.append(_Entry(spec, marker, control, rows[name]))
+    return trained + others
 
 
 def _marks(architectures: list[str]) -> dict[str, tuple[str, str]]:

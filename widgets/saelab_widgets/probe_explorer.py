@@ -2,12 +2,14 @@
 
 import copy
 import functools
+import itertools
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,6 +22,7 @@ import saelab
 from saelab.data.labelled import LabelledSet, LabelledSplit
 from saelab.data.language_models import EMBEDDED_MODEL
 from saelab.errors import InputError, InputTypeError
+from saelab.evaluation.controls import NO_CONTROL, label_of_control
 from saelab.sae.base import L1_COEFFICIENT, SparseAutoencoder, TrainedOn
 from saelab.sae.elementwise import GATE_THRESHOLD, ElementwiseSAE
 from saelab_widgets import probe_results
@@ -28,9 +31,9 @@ from saelab_widgets.instrument import STATIC, Instrument
 from saelab_widgets.materials import cache_folder, language_model, trained_at
 from saelab_widgets.pictures import as_png
 from saelab_widgets.probe_results import COLUMNS, EACH_BLOCK, REPRESENTATIONS, STRATIFIED, C, Results
-from saelab_widgets.quantities import chart, knob, other_line
+from saelab_widgets.quantities import chart, control_series, knob, other_line
 from saelab_widgets.sources import HasSAE, Source, sae_of
-from saelab_widgets.specs import ChartSpec, KnobSpec
+from saelab_widgets.specs import ChartSpec, KnobSpec, SeriesSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,6 +48,8 @@ _REPRESENTATION_LABELS = {"activations": "activations", "codes": "codes", "pca":
 _PART_LABELS = {STRATIFIED: "a quarter, stratified", EACH_BLOCK: "each block in turn"}
 _FIGURE_NAMES = {"activations": "activations", "codes": "codes", "pca": "PCA, k of codes"}
 """As `saelab.figures.probe_by_layer` takes them."""
+_KEYS = ["layer", "l1_coefficient", "control", "seed"]
+"""Columns that tell the SAEs of a table apart."""
 
 
 class ProbeExplorer(Instrument, HasSAE):
@@ -57,12 +62,17 @@ class ProbeExplorer(Instrument, HasSAE):
     Every control is a trait: ``explorer.layer = 3`` in a cell and the radio button do the same thing. Other widgets
     that take an SAE follow `sae`, that of the chosen layer and L1 coefficient.
 
+    Of several seeds it shows means, with the 95 % intervals of the means over seeds, on these same texts. The texts
+    that are listed and `sae` are those of the first seed. Codes of controls are further representations, in grey.
+
     Parameters
     ----------
     saes
         For each layer (a whole number), a mapping from L1 coefficients to SAEs, the same coefficients for each; an SAE,
-        its file, or a widget that has one. Copies are taken, at gate threshold 0. By default gated SAEs at the layers
-        of the embedded model; they are trained the first time, and then kept in the user's cache.
+        its file, or a widget that has one. Copies are taken, at gate threshold 0. Or a table of files: `saelab.sweep`
+        at each layer, with the further column ``layer``; it may have several seeds and controls, the same for each
+        layer and L1 coefficient. By default gated SAEs at the layers of the embedded model; they are trained the first
+        time, and then kept in the user's cache.
     data
         For each layer a `saelab.LabelledSet` of the same texts, in the scale that its SAEs were trained on; needs
         ``saes``. Or a DataFrame with the columns ``text``, ``label``, ``hard`` and ``block``, whose texts are then read
@@ -77,8 +87,11 @@ class ProbeExplorer(Instrument, HasSAE):
     Raises
     ------
     TypeError, ValueError
-        Layers without SAEs or texts, of other widths, other texts, or other L1 coefficients than the first one's; what
-        `saelab.probe` cannot take; SAEs that do not know what they were trained on, with nothing given to show.
+        Layers without SAEs or texts, of other widths, other texts, or other L1 coefficients than the first one's; a
+        table that lacks a column or an SAE, or has one twice; what `saelab.probe` cannot take; SAEs that do not know
+        what they were trained on, with nothing given to show.
+    FileNotFoundError
+        A file that the table names is gone.
 
     Examples
     --------
@@ -90,7 +103,8 @@ class ProbeExplorer(Instrument, HasSAE):
     _css = STATIC / "probe_explorer.css"
 
     layer = traitlets.Int(0).tag(sync=True)
-    representation = traitlets.Enum(REPRESENTATIONS, "codes").tag(sync=True)
+    representation = traitlets.Unicode("codes").tag(sync=True)
+    """``"activations"``, ``"codes"``, ``"pca"``, or codes of a control, such as ``"codes, frozen_decoder"``."""
     l1_coefficient = traitlets.Float(0.0).tag(sync=True)
     gate_threshold = traitlets.Float(0.0).tag(sync=True)
     part = traitlets.Unicode(STRATIFIED).tag(sync=True)
@@ -101,23 +115,28 @@ class ProbeExplorer(Instrument, HasSAE):
     knobs = traitlets.List(traitlets.Dict()).tag(sync=True)
     charts = traitlets.List(traitlets.Dict()).tag(sync=True)
     columns = traitlets.List(traitlets.Unicode(), list(COLUMNS)).tag(sync=True)
+    controls = traitlets.List(traitlets.Dict()).tag(sync=True)
+    """How the codes of each control are drawn; these are the last representations."""
+    seeds = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    """Of the SAEs in a table, else none."""
     texts = traitlets.List(traitlets.Dict()).tag(sync=True)
     """One for each row of the set: ``{"text": ..., "label": ..., "block": ..., "hard": ...}``."""
     numbers = traitlets.Bytes(b"").tag(sync=True)
-    """Float32, layers by L1 coefficients by parts by representations by `columns`; `frame` reads it."""
+    """Float32, layers by L1 coefficients by parts by representations by `columns`: means over `seeds`."""
     wrong = traitlets.Bytes(b"").tag(sync=True)
-    """Bits: for each of the same but the columns, which rows of the set the probe gets wrong, in whole bytes."""
+    """Bits: for each of the same but the columns, which rows of the set the probe gets wrong, in whole bytes; of the
+    first seed."""
     tested = traitlets.Bytes(b"").tag(sync=True)
     """Bits: for each part, which rows are its test texts."""
     live = traitlets.Bytes(b"").tag(sync=True)
     """Float32: places of layer, L1 coefficient and part, the gate threshold, and the `columns` of codes and PCA there;
     empty at gate threshold 0."""
     live_wrong = traitlets.Bytes(b"").tag(sync=True)
-    """Bits, of the two probes in `live`."""
+    """Bits, of the two probes in `live`; of the first seed."""
 
     def __init__(
         self,
-        saes: Mapping[int, Mapping[float, Source]] | None = None,
+        saes: "Mapping[int, Mapping[float, Source]] | pd.DataFrame | None" = None,
         data: "Mapping[int, LabelledSet] | pd.DataFrame | None" = None,
         *,
         layers: Sequence[int] | None = None,
@@ -133,48 +152,60 @@ class ProbeExplorer(Instrument, HasSAE):
             layers = range(4) if layers is None else layers
             default = _trained(tuple(layers), tuple(map(float, l1_coefficients)), d_sae, n_tokens, n_steps)
             self._test_x = {layer: one.test_x for layer, one in default.items()}
-            self._saes = {
+            trained = {
                 layer: {l1: _copy(saelab.load(path)) for l1, path in one.paths.items()}
                 for layer, one in default.items()
             }
+            given = _Given([trained])
             places = {layer: one.trained_on for layer, one in default.items()}
             sets = probe_results.snippets_at_layers(places, snippets, _folder())
-            results = _kept(default, sets)
+            results = [_kept(default, sets)]
         else:
-            self._saes = _checked_saes(saes, layers)
-            sets = _sets_of(self._saes, data, snippets)
-            results = _computed(self._saes, sets)
+            given = _given(saes, layers)
+            sets = _sets_of(given.trained, data, snippets)
+            results = _computed(given, sets)
         self._data = sets
-        self._layers = list(self._saes)
-        self._l1s = list(self._saes[self._layers[0]])
+        self._given = given
+        self._layers = list(given.trained[0])
+        self._l1s = list(given.trained[0][self._layers[0]])
+        self._representations = [*REPRESENTATIONS, *(f"codes, {name}" for name in given.controls)]
         first = sets[self._layers[0]]
         self._parts = list(probe_results.parts_of(first))
         self._tested = {part: probe_results.tested_rows(first, part) for part in self._parts}
-        self._numbers = np.stack([one.numbers for one in results])
-        self._wrong = np.stack([one.wrong for one in results])
+        self._numbers = np.array([[one.numbers for one in of_seed] for of_seed in results])
+        self._wrong = np.array([[one.wrong for one in of_seed] for of_seed in results])
+        self._means = probe_results.over_seeds(self._numbers)
+        if len(results) > 1:  # activations depend on no seed, so there is no interval over these
+            for limit in ("train_low", "train_high", "test_low", "test_high"):
+                self._means[..., 0, COLUMNS.index(limit)] = math.nan
         # Of what was asked for last; and no more, since each holds as much as the texts.
-        copies = self._saes
-        self._live_codes = functools.lru_cache(maxsize=1)(
-            lambda layer, l1: probe_results.LiveCodes(sets[layer], copy.deepcopy(copies[layer][l1]))
+        self._live_codes = functools.lru_cache(maxsize=len(results))(
+            lambda seed, layer, l1: probe_results.LiveCodes(sets[layer], copy.deepcopy(given.trained[seed][layer][l1]))
         )
         self._live_probes = functools.lru_cache(maxsize=1)(
             lambda layer, part: probe_results.LiveProbes(sets[layer], part)
         )
         self._task = LatestTask(self._show_error)
+        controls = _controls(given.controls)
         super().__init__(
             layer=1 if 1 in self._layers else self._layers[0],
             l1_coefficient=self._l1s[-1],
             options={
                 "layer": [{"value": str(layer), "label": str(layer)} for layer in self._layers],
-                "representation": [{"value": name, "label": _REPRESENTATION_LABELS[name]} for name in REPRESENTATIONS],
+                "representation": [
+                    *({"value": name, "label": label} for name, label in _REPRESENTATION_LABELS.items()),
+                    *({"value": one["value"], "label": one["label"]} for one in controls),
+                ],
                 "part": [{"value": name, "label": _PART_LABELS.get(name, name)} for name in self._parts],
                 "shown": [{"value": name, "label": name} for name in ("wrong", "right")],
             },
             knobs=_knobs(self._l1s),
-            charts=_charts(first, self._numbers),
+            charts=_charts(first, self._means, len(results)),
+            controls=controls,
+            seeds=given.seeds,
             texts=_texts(first, labels),
-            numbers=self._numbers.tobytes(),
-            wrong=self._wrong.tobytes(),
+            numbers=self._means.tobytes(),
+            wrong=self._wrong[0].tobytes(),
             tested=b"".join(probe_results.bits(rows, len(first.x)).tobytes() for rows in self._tested.values()),
             status=f"Looked up: probes with C = {C:g}, {len(first.x):,} texts. Move a control.",
         )
@@ -182,8 +213,8 @@ class ProbeExplorer(Instrument, HasSAE):
 
     @property
     def sae(self) -> SparseAutoencoder:
-        """The SAE of the chosen layer and L1 coefficient, at the chosen gate threshold."""
-        sae = self._saes[self.layer][self.l1_coefficient]
+        """The SAE of the chosen layer and L1 coefficient, of the first seed, at the chosen gate threshold."""
+        sae = self._given.trained[0][self.layer][self.l1_coefficient]
         if isinstance(sae, ElementwiseSAE):
             sae.gate_threshold = self.gate_threshold
         return sae
@@ -200,21 +231,36 @@ class ProbeExplorer(Instrument, HasSAE):
         """All that is looked up, at gate threshold 0.
 
         A row for each ``layer``, ``l1_coefficient``, ``representation`` and ``held_out`` part, with the `columns` and
-        ``n_wrong`` of ``n_test`` texts. The activations do not depend on the L1 coefficient, and are repeated.
+        ``n_wrong`` of ``n_test`` texts. The activations do not depend on the L1 coefficient, and are repeated. Where
+        the SAEs came in a table, ``control`` and ``seed`` say whose codes these are: `saelab.summarize` takes means
+        over seeds, with ``by=["layer", "l1_coefficient", "representation", "control", "held_out"]``.
         """
         import pandas as pd
 
-        rows = []
-        for i, layer in enumerate(self._layers):
-            for j, l1 in enumerate(self._l1s):
-                for k, name in enumerate(REPRESENTATIONS):
-                    for p, part in enumerate(self._parts):
-                        numbers = dict(zip(COLUMNS, self._numbers[i, j, p, k].tolist(), strict=True))
-                        numbers["n_active"] = int(numbers["n_active"])
-                        head = {"layer": layer, "l1_coefficient": l1, "representation": name, "held_out": part}
-                        n_wrong = int(np.bitwise_count(self._wrong[i, j, p, k]).sum())
-                        rows.append({**head, **numbers, "n_wrong": n_wrong, "n_test": len(self._tested[part])})
-        return pd.DataFrame(rows)
+        tables = []
+        for seed, (numbers, wrong) in enumerate(zip(self._numbers, self._wrong, strict=True)):
+            table = self._table(numbers).astype({"n_active": int})
+            if self.seeds:
+                table.insert(4, "seed", self._given.seed_values[seed])
+            else:
+                table = table.drop(columns="control")
+            # In the order of `_table`.
+            table["n_wrong"] = np.bitwise_count(wrong).sum(axis=-1, dtype=int).swapaxes(2, 3).ravel()
+            table["n_test"] = [len(self._tested[part]) for part in table["held_out"]]
+            tables.append(table)
+        return pd.concat(tables, ignore_index=True)
+
+    def _table(self, numbers: NDArray[np.float32]) -> "pd.DataFrame":
+        """Layers by L1 coefficients by parts by representations by `COLUMNS`, as a table."""
+        import pandas as pd
+
+        whose = [*((name, NO_CONTROL) for name in REPRESENTATIONS), *(("codes", name) for name in self._given.controls)]
+        head = [
+            {"layer": layer, "l1_coefficient": l1, "representation": name, "control": control, "held_out": part}
+            for layer, l1, (name, control), part in itertools.product(self._layers, self._l1s, whose, self._parts)
+        ]
+        values = numbers.swapaxes(2, 3).reshape(len(head), len(COLUMNS)).astype(np.float64)
+        return pd.DataFrame(head).join(pd.DataFrame(values, columns=list(COLUMNS)))
 
     def wrong_texts(self) -> "pd.DataFrame":
         """The test texts that the chosen probe gets wrong, with the columns of `texts`, by row of the set."""
@@ -233,17 +279,19 @@ class ProbeExplorer(Instrument, HasSAE):
     def _picture(self) -> bytes:
         from saelab.figures import probe_by_layer
 
-        table = self.frame()
+        table = self._table(self._means)
         table = table[(table.l1_coefficient == self.l1_coefficient) & (table.held_out == self.part)]
         if self._is_live():
             for name, numbers in zip(REPRESENTATIONS[1:], self._live_numbers(), strict=True):
-                here = (table.layer == self.layer) & (table.representation == name)
+                here = (table.layer == self.layer) & (table.representation == name) & (table.control == NO_CONTROL)
                 table.loc[here, list(COLUMNS)] = numbers
+        label = next(one["label"] for one in self.options["representation"] if one["value"] == self.representation)
+        of_seeds = f"mean of {len(self.seeds)} seeds, " if len(self.seeds) > 1 else ""
         title = (
-            f"L1 {self.l1_coefficient:g}, held out: {_PART_LABELS.get(self.part, self.part)}. "
-            f"At layer {self.layer}, {_REPRESENTATION_LABELS[self.representation]}: {self._score()}"
+            f"L1 {self.l1_coefficient:g}, {of_seeds}held out: {_PART_LABELS.get(self.part, self.part)}."
+            f"{chr(10) if self.seeds else ' '}At layer {self.layer}, {label}: {self._score()}"
         )
-        columns = ["layer", "representation", *COLUMNS]
+        columns = ["layer", "representation", "control", *COLUMNS]
         table = table[columns].replace({"representation": _FIGURE_NAMES})
         figure = probe_by_layer(table, title=title, size=(8.5, 3.9))
         figure.set_dpi(80)
@@ -251,8 +299,11 @@ class ProbeExplorer(Instrument, HasSAE):
 
     def _score(self) -> str:
         n_wrong = len(probe_results.rows_of(self._chosen_wrong(), len(self.texts)))
-        at = f" (gate threshold {self.gate_threshold:g})" if self._is_live() else ""
-        return f"{n_wrong:,} of {len(self._tested[self.part]):,} wrong{at}"
+        known = [f"gate threshold {self.gate_threshold:g}"] if self._is_live() else []
+        if len(self.seeds) > 1 and self.representation != "activations":
+            known.append(f"seed {self.seeds[0]}")
+        of = f" ({', '.join(known)})" if known else ""
+        return f"{n_wrong:,} of {len(self._tested[self.part]):,} wrong{of}"
 
     def _chosen(self) -> tuple[int, int, int]:
         return (self._layers.index(self.layer), self._l1s.index(self.l1_coefficient), self._parts.index(self.part))
@@ -267,20 +318,27 @@ class ProbeExplorer(Instrument, HasSAE):
         return np.frombuffer(self.live, dtype=np.float32)[4:].reshape(2, -1)
 
     def _chosen_wrong(self) -> bytes:
-        place = REPRESENTATIONS.index(self.representation)
-        if place and self._is_live():  # activations do not depend on the gate
+        place = self._representations.index(self.representation)
+        if self.representation in REPRESENTATIONS[1:] and self._is_live():  # the others do not depend on the gate
             n_bytes = len(self.live_wrong) // 2
             return self.live_wrong[(place - 1) * n_bytes : place * n_bytes]
-        mask: bytes = self._wrong[(*self._chosen(), place)].tobytes()
+        mask: bytes = self._wrong[(0, *self._chosen(), place)].tobytes()
         return mask
 
-    @traitlets.validate("layer", "l1_coefficient", "part")
+    @traitlets.validate("layer", "l1_coefficient", "part", "representation")
     def _is_there(self, proposal: dict[str, Any]) -> Any:
         name = proposal["trait"].name
-        choices: dict[str, list[Any]] = {"layer": self._layers, "l1_coefficient": self._l1s, "part": self._parts}
+        choices: dict[str, list[Any]] = {
+            "layer": self._layers,
+            "l1_coefficient": self._l1s,
+            "part": self._parts,
+            "representation": self._representations,
+        }
         there = choices[name]
         if proposal["value"] not in there:
-            raise traitlets.TraitError(f"{name} must be one of {', '.join(map(str, there))}, not {proposal['value']!r}")
+            raise traitlets.TraitError(
+                f"{name} must be one of {', '.join(map(repr, there))}, not {proposal['value']!r}"
+            )
         return proposal["value"]
 
     def _on_choice(self, change: dict[str, Any]) -> None:
@@ -304,18 +362,41 @@ class ProbeExplorer(Instrument, HasSAE):
     def _fit_anew(self, gate_threshold: float, place: tuple[int, int, int]) -> None:
         start = time.perf_counter()
         layer, l1, part = self._layers[place[0]], self._l1s[place[1]], self._parts[place[2]]
-        codes, n_active, l0 = self._live_codes(layer, l1).at(gate_threshold)
         probes = self._live_probes(layer, part)
-        on_codes = probes.of_codes(codes)
-        if self._task.superseded:
-            return
-        on_pca = probes.of_pca(n_active)
-        numbers = [*place, gate_threshold, *on_codes.numbers(l0), *on_pca.numbers(math.nan)]
+        numbers, wrong = [], []
+        for seed in range(len(self._given.trained)):
+            codes, n_active, l0 = self._live_codes(seed, layer, l1).at(gate_threshold)
+            on_codes = probes.of_codes(codes)
+            if self._task.superseded:
+                return
+            on_pca = probes.of_pca(n_active)
+            numbers.append([on_codes.numbers(l0), on_pca.numbers(math.nan)])
+            wrong.append(b"".join(one.wrong(len(codes.x)).tobytes() for one in (on_codes, on_pca)))
+        means = probe_results.over_seeds(np.array(numbers, dtype=np.float32))
         with self.hold_sync():
-            self.live = np.array(numbers, dtype=np.float32).tobytes()
-            self.live_wrong = b"".join(one.wrong(len(codes.x)).tobytes() for one in (on_codes, on_pca))
+            self.live = np.array([*place, gate_threshold, *means.ravel()], dtype=np.float32).tobytes()
+            self.live_wrong = wrong[0]
             seconds = time.perf_counter() - start
             self.status = f"At gate threshold {gate_threshold:g}: encoded and fitted anew in {seconds:.2f} s."
+
+
+Trained = dict[int, dict[float, SparseAutoencoder]]
+"""SAEs by layer and L1 coefficient."""
+
+
+class _Given(NamedTuple):
+    """The SAEs that are probed."""
+
+    trained: list[Trained]
+    """Of each seed."""
+    controls: Mapping[str, Mapping[tuple[int, float, int], str]] = MappingProxyType({})
+    """Files, by name of the control; then by layer, L1 coefficient, and place of the seed."""
+    seed_values: Sequence[Any] = ()
+    """As they are in the table, where there is one."""
+
+    @property
+    def seeds(self) -> list[str]:
+        return [str(value) for value in self.seed_values]
 
 
 class _Layer(NamedTuple):
@@ -377,10 +458,24 @@ def _kept(trained: Mapping[int, _Layer], data: Mapping[int, LabelledSet]) -> lis
         ]
 
 
-def _computed(saes: Mapping[int, Mapping[float, SparseAutoencoder]], data: Mapping[int, LabelledSet]) -> list[Results]:
-    with _bar(sum(map(len, saes.values()))) as bar:
+def _computed(given: _Given, data: Mapping[int, LabelledSet]) -> list[list[Results]]:
+    """Of each seed, by layer."""
+    n_saes = sum(len(by_l1) for trained in given.trained for by_l1 in trained.values())
+    with _bar(n_saes * (1 + len(given.controls))) as bar:
         return [
-            probe_results.probe_layer(data[layer], list(by_l1.values()), bar.update) for layer, by_l1 in saes.items()
+            [
+                probe_results.probe_layer(
+                    data[layer],
+                    # Controls are loaded one after the other, and not kept.
+                    (
+                        [sae, *(saelab.load(files[layer, l1, seed]) for files in given.controls.values())]
+                        for l1, sae in by_l1.items()
+                    ),
+                    bar.update,
+                )
+                for layer, by_l1 in trained.items()
+            ]
+            for seed, trained in enumerate(given.trained)
         ]
 
 
@@ -397,9 +492,59 @@ def _copy(source: Source) -> SparseAutoencoder:
     return sae
 
 
-def _checked_saes(
-    saes: Mapping[int, Mapping[float, Source]], layers: Sequence[int] | None
-) -> dict[int, dict[float, SparseAutoencoder]]:
+def _given(saes: "Mapping[int, Mapping[float, Source]] | pd.DataFrame", layers: Sequence[int] | None) -> _Given:
+    import pandas as pd
+
+    if not isinstance(saes, pd.DataFrame):
+        return _Given([_checked_saes(saes, layers)])
+    if missing := [name for name in ("layer", "l1_coefficient", "path") if name not in saes]:
+        raise InputError(
+            f"the table of SAEs has no column {', '.join(missing)}; it has {', '.join(map(str, saes.columns))}. Give "
+            "that of saelab.sweep at each layer: pd.concat([tables[layer].assign(layer=layer) for layer in tables])"
+        )
+    table = saes.assign(
+        control=saes["control"].fillna(NO_CONTROL) if "control" in saes else NO_CONTROL,
+        seed=saes.get("seed", 0),
+    )
+    for name in ("l1_coefficient", "seed"):
+        if table[name].isna().any():
+            raise InputError(f"{name} is missing in some rows of the table of SAEs; fill it in, or leave them out")
+    if (repeated := table.duplicated(_KEYS)).any():
+        said = ", ".join(f"{name} {table[repeated][name].iloc[0]}" for name in _KEYS)
+        raise InputError(f"the table of SAEs has several of {said}; keep one")
+    values = {name: table[name].drop_duplicates().tolist() for name in _KEYS}
+    files = dict(zip(table[_KEYS].itertuples(index=False, name=None), table["path"], strict=True))
+    for key in itertools.product(*values.values()):
+        if key not in files:
+            said = ", ".join(f"{name} {value}" for name, value in zip(_KEYS, key, strict=True))
+            raise InputError(
+                f"the table of SAEs has none of {said}; it needs one for each layer, L1 coefficient, control and seed"
+            )
+    if NO_CONTROL not in values["control"]:
+        raise InputError("the table of SAEs has none that is no control; give those that the controls belong to, too")
+
+    def of(control: str, seed: Any) -> dict[int, dict[float, Source]]:
+        return {
+            layer: {l1: files[layer, l1, control, seed] for l1 in values["l1_coefficient"]} for layer in values["layer"]
+        }
+
+    return _Given(
+        [_checked_saes(of(NO_CONTROL, seed), layers) for seed in values["seed"]],
+        {
+            control: {
+                (layer, float(l1), place): files[layer, l1, control, seed]
+                for layer, l1, (place, seed) in itertools.product(
+                    values["layer"], values["l1_coefficient"], enumerate(values["seed"])
+                )
+            }
+            for control in values["control"]
+            if control != NO_CONTROL
+        },
+        values["seed"],
+    )
+
+
+def _checked_saes(saes: Mapping[int, Mapping[float, Source]], layers: Sequence[int] | None) -> Trained:
     """Copies of the SAEs of ``layers``, by L1 coefficient, smallest first."""
     if not isinstance(saes, Mapping) or not all(isinstance(by_l1, Mapping) and by_l1 for by_l1 in saes.values()):
         raise InputTypeError(
@@ -438,16 +583,15 @@ def _snippets_of(data: object, *, has_saes: bool) -> "pd.DataFrame | None":
     return None
 
 
-def _sets_of(
-    saes: Mapping[int, Mapping[float, SparseAutoencoder]], data: object, snippets: "pd.DataFrame | None"
-) -> dict[int, LabelledSet]:
-    """The texts at each layer, checked against its SAEs."""
+def _sets_of(trained: Sequence[Trained], data: object, snippets: "pd.DataFrame | None") -> dict[int, LabelledSet]:
+    """The texts at each layer, checked against its SAEs, of every seed."""
+    saes = {layer: [pair for of_seed in trained for pair in of_seed[layer].items()] for layer in trained[0]}
     if isinstance(data, Mapping):
         sets = {layer: data[layer] for layer in saes if isinstance(data.get(layer), LabelledSet)}
         if missing := [str(layer) for layer in saes if layer not in sets]:
             raise InputError(f"data has no LabelledSet of layer {', '.join(missing)}; give one for each layer of saes")
     else:
-        places = {layer: {trained_at(sae) for sae in by_l1.values()} for layer, by_l1 in saes.items()}
+        places = {layer: {trained_at(sae) for _, sae in some} for layer, some in saes.items()}
         for layer, several in places.items():
             if len(several) > 1:
                 raise InputError(f"the SAEs of layer {layer} were trained on several stores: {several}; give data")
@@ -457,7 +601,7 @@ def _sets_of(
         same = (one.texts, first.texts), (one.labels.cpu().numpy(), first.labels.cpu().numpy())
         if not all(np.array_equal(a, b) for a, b in (*same, (one.blocks, first.blocks), (one.strata, first.strata))):
             raise InputError(f"data of layer {layer} has other texts, labels or blocks than layer {first_layer}")
-        for l1, sae in saes[layer].items():
+        for l1, sae in saes[layer]:
             if sae.d_in != one.x.shape[1]:
                 raise InputError(
                     f"data of layer {layer} has width {one.x.shape[1]}, its SAE at L1 {l1:g} takes {sae.d_in}; "
@@ -489,17 +633,23 @@ def _knobs(l1_coefficients: Sequence[float]) -> list[KnobSpec]:
     ]
 
 
-def _charts(data: LabelledSet, numbers: NDArray[np.float32]) -> list[ChartSpec]:
+def _controls(names: Iterable[str]) -> list[SeriesSpec]:
+    """What the trait ``controls`` holds; they look as in `saelab.figures.probe_by_layer`."""
+    return [control_series(f"codes, {name}", f"codes, {label_of_control(name)}", name, "X") for name in names]
+
+
+def _charts(data: LabelledSet, numbers: NDArray[np.float32], n_seeds: int) -> list[ChartSpec]:
     accuracies = numbers[..., :6]
     chance = float(np.unique(data.labels.cpu().numpy(), return_counts=True)[1].max() / len(data.labels))
     # One axis for all that can be chosen: what moves is the data.
-    low, high = min(float(accuracies.min()), chance), float(accuracies.max())
+    low, high = min(float(np.nanmin(accuracies)), chance), float(np.nanmax(accuracies))
     domain = [max(0.0, math.floor(20 * low - 0.2) / 20), min(1.0, math.ceil(20 * high + 0.2) / 20)]
+    intervals = f"means of {n_seeds} seeds with their 95 % intervals" if n_seeds > 1 else "with 95 % intervals"
     return [
         chart(
             "probe_accuracy",
             label="Probe accuracy by layer",
-            help="Filled: test texts, with 95 % intervals; hollow: training texts. "
+            help=f"Filled: test texts, {intervals}; hollow: training texts. "
             f"PCA has as many dimensions as the SAE has features on. Logistic regression, C = {C:g}.",
             domain=domain,
             reference={"value": chance, "label": f"most frequent label {chance:.2f}"},

@@ -16,6 +16,7 @@ import saelab
 from saelab.data.batches import fingerprint
 from saelab.data.labelled import LabelledSet, LabelledSplit, labelled_snippets
 from saelab.errors import InputError
+from saelab.evaluation.comparisons import with_interval
 from saelab.evaluation.probing import ProbeReport, pool_reports, principal_components, probe
 from saelab.files.tensor_files import read_tensors, write_tensors
 from saelab.sae.base import SparseAutoencoder, TrainedOn
@@ -62,7 +63,7 @@ class Probed(NamedTuple):
 
 
 class Results(NamedTuple):
-    """Of one layer: the axes are L1 coefficients, parts, `REPRESENTATIONS`, and `COLUMNS` or bytes."""
+    """Of one layer: the axes are L1 coefficients, parts, `REPRESENTATIONS` and controls, and `COLUMNS` or bytes."""
 
     numbers: NDArray[np.float32]
     wrong: NDArray[np.uint8]
@@ -171,23 +172,40 @@ def probe_parts(data: LabelledSet, n_components: int | None = None) -> dict[str,
 
 
 def probe_layer(
-    data: LabelledSet, saes: Sequence[SparseAutoencoder], advance: Callable[[], object] = lambda: None
+    data: LabelledSet, saes: Iterable[Sequence[SparseAutoencoder]], advance: Callable[[], object] = lambda: None
 ) -> Results:
     """Probes of activations, of the codes of each of ``saes``, and of a PCA to as many dimensions as it has on.
 
-    ``advance`` is called after each SAE.
+    Each comes with its controls behind it, of which the codes are probed, too. ``advance`` is called after each SAE.
     """
     raw = probe_parts(data)
     numbers, wrong = [], []
-    for sae in saes:
+    for sae, *controls in saes:
         codes, n_active, l0 = codes_of(data, sae)
-        probed = (raw, probe_parts(codes), probe_parts(data, n_active))
-        numbers.append(
-            [[by[part].numbers(l0 if by is probed[1] else math.nan) for by in probed] for part in parts_of(data)]
-        )
-        wrong.append([[by[part].wrong(len(data.x)) for by in probed] for part in parts_of(data)])
+        probed = [(raw, math.nan), (probe_parts(codes), l0), (probe_parts(data, n_active), math.nan)]
         advance()
+        for control in controls:
+            codes, _, l0 = codes_of(data, control)
+            probed.append((probe_parts(codes), l0))
+            advance()
+        numbers.append([[by[part].numbers(l0) for by, l0 in probed] for part in parts_of(data)])
+        wrong.append([[by[part].wrong(len(data.x)) for by, _ in probed] for part in parts_of(data)])
     return Results(np.array(numbers, dtype=np.float32), np.array(wrong))
+
+
+def over_seeds(numbers: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Means over the first axis, that of seeds; the last one is `COLUMNS`.
+
+    Of several seeds, an interval is that of the mean over seeds (`saelab.summarize`), not that of the texts.
+    """
+    means: NDArray[np.float64] = numbers.mean(axis=0, dtype=np.float64)
+    if len(numbers) == 1:
+        return means.astype(np.float32)
+    for part in ("train", "test"):
+        found = with_interval("", numbers[..., COLUMNS.index(f"{part}_accuracy")].astype(np.float64), 0.95)
+        for limit in ("_low", "_high"):
+            means[..., COLUMNS.index(f"{part}{limit}")] = found[limit]
+    return means.astype(np.float32)
 
 
 def codes_of(data: LabelledSet, sae: SparseAutoencoder) -> tuple[LabelledSet, int, float]:
@@ -218,7 +236,7 @@ def kept_results(
         for _ in paths:
             advance()
         return Results(tensors["numbers"].numpy(), tensors["wrong"].numpy())
-    results = probe_layer(data, [saelab.load(path) for path in paths], advance)
+    results = probe_layer(data, ([saelab.load(path)] for path in paths), advance)
     write_tensors(path, {name: torch.from_numpy(array) for name, array in results._asdict().items()}, {})
     return results
 

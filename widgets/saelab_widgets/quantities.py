@@ -2,13 +2,25 @@
 
 from typing import Any, cast
 
-from saelab.quantities import COLOURS, Quantity
+from saelab.evaluation.controls import look_of_control
+from saelab.quantities import COLOURS, GREY, Quantity
 from saelab.sae.base import ARCHITECTURES, label_of, quantity_of
 from saelab.sae.declarations import Knob
-from saelab_widgets.specs import ChartSpec, ColorSpec, KnobSpec, LineSpec
+from saelab_widgets.specs import ChartSpec, ColorSpec, KnobSpec, LineSpec, SeriesSpec
 
 COLORS = {name: colour.light for name, colour in COLOURS.items()}
 """The colour of each hue in pictures, which are on white."""
+SHAPES = {
+    "o": "circle",
+    "s": "square",
+    "^": "triangle",
+    "D": "diamond",
+    "P": "cross",
+    "X": "cross",
+    "*": "star",
+    "v": "wye",
+}
+"""What it has no shape for becomes a similar one."""
 
 
 def chart(column: str, **changes: Any) -> ChartSpec:
@@ -67,6 +79,17 @@ def architecture_label(name: str) -> str:
 def architecture_color(name: str) -> str:
     """The colour of a registered architecture in pictures, which are on white."""
     return ARCHITECTURES[name].look.light
+
+
+def shape_of(marker: str) -> str:
+    """The front end's shape for one of matplotlib's markers."""
+    return SHAPES.get(marker, "circle")
+
+
+def control_series(value: str, label: str, control: str, marker: str) -> SeriesSpec:
+    """How the front end draws a control: grey, with the dashes that it has in figures."""
+    dash = " ".join(f"{2 * length:g}" for length in look_of_control(control, marker).dash)
+    return {"value": value, "label": label, "color": GREY.name, "shape": shape_of(marker), "dash": dash}
 
 
 def palette() -> dict[str, ColorSpec]:

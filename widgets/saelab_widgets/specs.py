@@ -107,11 +107,13 @@ class QuantitySpec(QuantityBase):
 
 
 class SeriesSpec(OptionSpec):
-    """How an architecture is drawn."""
+    """How an architecture, or a control of one, is drawn."""
 
     color: str
     """A name in the palette or the front end's theme."""
     shape: str
+    dash: str
+    """An SVG dash pattern; empty: solid."""
 
 
 class FormulaSpec(TypedDict):

@@ -1,16 +1,15 @@
-import { symbol, symbolCircle, symbolSquare, symbolTriangle, line } from "d3-shape";
+import { line, symbol } from "d3-shape";
 import { axisPosition, calmDomain, type Domain, extentOf } from "./chart_scale";
 import { createPlot, type Frame } from "./plot";
+import { shapeOf } from "./shapes";
 import type { ChartSpec } from "./specs";
 import "./layer_chart.css";
-
-const SHAPES = { circle: symbolCircle, square: symbolSquare, triangle: symbolTriangle };
 
 /** How a line is told from the others: in colour, and without. */
 export interface Mark {
   /** Names a colour variable of the theme. */
   color: string;
-  shape: keyof typeof SHAPES;
+  shape: string;
   /** As in SVG's `stroke-dasharray`; empty: solid. */
   dash: string;
 }
@@ -27,6 +26,7 @@ export interface LayerSeries {
   /** Beside the layer's tick, as a share of the distance between two, so that marks don't hide one another. */
   shift: number;
   hollow: boolean;
+  isThin?: boolean;
   isChosen: boolean;
 }
 
@@ -52,7 +52,7 @@ export function createSwatch({ color, shape, dash }: Mark): SVGSVGElement {
   };
   const stroke = make("M0,6H26", "saelab-line");
   if (dash) stroke.setAttribute("stroke-dasharray", dash);
-  const dot = make(symbol(SHAPES[shape], 42)() ?? "", "saelab-mark");
+  const dot = make(symbol(shapeOf(shape), 42)() ?? "", "saelab-mark");
   dot.setAttribute("transform", "translate(13,6)");
   swatch.append(stroke, dot);
   return swatch;
@@ -110,6 +110,7 @@ export function createLayerChart(
       .data(series)
       .join("path")
       .attr("class", "saelab-line")
+      .classed("saelab-line-thin", ({ isThin = false }) => isThin)
       .classed("saelab-chosen", ({ isChosen }) => isChosen)
       .style("--line", ({ mark }) => `var(--saelab-${mark.color})`)
       .attr("stroke-dasharray", ({ mark, hollow }) => (hollow ? TRAIN_DASH : mark.dash || null))
@@ -144,7 +145,7 @@ export function createLayerChart(
       .attr("transform", ({ one, at, value }) => `translate(${x(one, at)},${toY(value)})`)
       .attr("d", (point) => {
         const size = point.kind !== "filled" ? 26 : isHere(point) ? 95 : point.one.isChosen ? 62 : 46;
-        return symbol(SHAPES[point.one.mark.shape], size)() ?? "";
+        return symbol(shapeOf(point.one.mark.shape), size)() ?? "";
       });
     const level = spec.reference?.value ?? NaN;
     const inside = level >= yDomain![0] && level <= yDomain![1];

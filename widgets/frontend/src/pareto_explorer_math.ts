@@ -34,6 +34,25 @@ export function groupRows(rows: readonly number[], keyOf: (row: number) => numbe
   return groups;
 }
 
+/**
+ * Corners of a line through some rows, in order of x, then y: of each point the mean of its rows. A point of which a row has
+ * no place on either axis is left out.
+ */
+export function meansAlong(
+  rows: readonly number[],
+  x: ArrayLike<number>,
+  y: ArrayLike<number>,
+  kinds: { x: ScaleKind; y: ScaleKind },
+  pointOf: (row: number) => number,
+): [number, number][] {
+  const mean = (values: ArrayLike<number>, some: readonly number[]): number =>
+    some.reduce((sum, row) => sum + values[row]!, 0) / some.length;
+  return [...groupRows(rows, pointOf).values()]
+    .map((some): [number, number] => [mean(x, some), mean(y, some)])
+    .filter((at) => Number.isFinite(axisPosition(at[0], kinds.x)) && Number.isFinite(axisPosition(at[1], kinds.y)))
+    .sort((a, b) => a[0] - b[0] || a[1] - b[1]);
+}
+
 /** Limits of an axis, rounded less coarsely than those of a live chart, which would else move too often. */
 export function roundLimits([lo, hi]: Domain, kind: ScaleKind): Domain {
   if (kind === "linear") {

@@ -91,10 +91,12 @@ export interface AxisScales {
   y: ScaleKind;
 }
 
-/** How an architecture is drawn; `color` names a colour of the palette or the theme. */
+/** How an architecture, or a control of one, is drawn; `color` names a colour of the palette or the theme. */
 export interface SeriesSpec extends OptionSpec {
   color: string;
   shape: string;
+  /** An SVG dash pattern; empty: solid. */
+  dash: string;
 }
 
 /** One way to say the relative reconstruction bias in a number. */

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { calmDomain } from "../src/chart_scale";
-import { groupRows, nearestRow, placeAfterKey, roundLimits, rowsAlong } from "../src/pareto_explorer_math";
+import { groupRows, meansAlong, nearestRow, placeAfterKey, roundLimits, rowsAlong } from "../src/pareto_explorer_math";
 
 const LINEAR = { x: "linear", y: "linear" } as const;
 
@@ -21,6 +21,17 @@ test("a log axis has no place for zero or less", () => {
 test("rows of one line stay together, in their order", () => {
   const groups = groupRows([4, 1, 3, 0], (row) => row % 2);
   assert.deepEqual([...groups], [[0, [4, 0]], [1, [1, 3]]]);
+});
+
+test("a line goes through the mean of each point, in order of x", () => {
+  const [x, y] = [[8, 1, 4, 3], [1, 5, 3, 7]];
+  assert.deepEqual(meansAlong([0, 1, 2, 3], x, y, LINEAR, (row) => row % 2), [[2, 6], [6, 2]]);
+  assert.deepEqual(meansAlong([2, 3], x, y, LINEAR, (row) => row), [[3, 7], [4, 3]]);
+});
+
+test("a point of which one row has no number is left out of the line", () => {
+  assert.deepEqual(meansAlong([0, 1, 2, 3], [1, 3, 5, 7], [NaN, 1, 2, 4], LINEAR, (row) => row >> 1), [[6, 3]]);
+  assert.deepEqual(meansAlong([], [], [], LINEAR, (row) => row), []);
 });
 
 test("limits of a log axis leave room, and waste less than powers of ten", () => {

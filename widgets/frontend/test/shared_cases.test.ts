@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { isBlank, isFound, listed, type Reading, searchable } from "../src/feature_browser_math";
 import { featureNumbers, type Look, rowsOf as gateRowsOf, wholeSae } from "../src/gate_math";
 import { nearestIndex } from "../src/knob_scale";
-import { rowsAlong } from "../src/pareto_explorer_math";
+import { meansAlong, rowsAlong } from "../src/pareto_explorer_math";
 import { numbersAt, probeIndex, rowsOf as rowsOfBits } from "../src/probe_math";
 import { bestTwoNumbers, gridPoint, measure, readEntries, repaired, uniform } from "../src/shrinkage_math";
 import cases from "./shared_cases.json";
@@ -77,9 +77,11 @@ test("a probe's numbers and bits lie where Python has put them", () => {
 });
 
 test("a line goes through the marks of a sweep as in Python's picture", () => {
-  for (const { x, y, rows } of cases.pareto) {
+  for (const { x, y, rows, points, lines } of cases.pareto) {
     const kinds = { x: "linear", y: "linear" } as const;
     assert.deepEqual(rowsAlong(x.map(number), y.map(number), kinds, () => true), rows);
+    for (const { rows: some, corners } of lines)
+      assert.deepEqual(meansAlong(some, x.map(number), y.map(number), kinds, (row) => points[row]!), corners);
   }
 });
 

@@ -1,20 +1,10 @@
 import { create, select } from "d3-selection";
-import {
-  line,
-  symbol,
-  symbolCircle,
-  symbolCross,
-  symbolDiamond,
-  symbolSquare,
-  symbolStar,
-  symbolTriangle,
-  type SymbolType,
-  symbolWye,
-} from "d3-shape";
+import { line, symbol } from "d3-shape";
 import { calmDomain, type Domain, extentOf } from "../chart_scale";
 import { KEEP_KEYS } from "../dom";
-import { groupRows, nearestRow, placeAfterKey, roundLimits, rowsAlong, type Spot } from "../pareto_explorer_math";
+import { groupRows, meansAlong, nearestRow, placeAfterKey, roundLimits, rowsAlong, type Spot } from "../pareto_explorer_math";
 import { createPlot, type Frame } from "../plot";
+import { shapeOf } from "../shapes";
 import type { QuantitySpec, SeriesSpec } from "../specs";
 
 /** One axis: its quantity, and a number of it for each row. */
@@ -28,8 +18,10 @@ export interface ScatterData {
   y: Axis;
   /** Of each row. */
   series: readonly SeriesSpec[];
-  /** Of each row; marks with equal ones are joined. */
+  /** Of each row; one line runs through all with equal ones. */
   lines: readonly number[];
+  /** Of each row; the line takes the mean of those with equal ones. */
+  points: readonly number[];
   included: (row: number) => boolean;
   /** What is said of a row. */
   labelOf: (row: number) => string;
@@ -42,27 +34,25 @@ export interface Scatter {
   choose(row: number): void;
 }
 
-const SHAPES: Record<string, SymbolType> = {
-  square: symbolSquare,
-  triangle: symbolTriangle,
-  circle: symbolCircle,
-  diamond: symbolDiamond,
-  cross: symbolCross,
-  star: symbolStar,
-  wye: symbolWye,
-};
 /** Area of a mark, in square pixels. */
 const SIZE = 62;
 /** Radius of what takes a click, in pixels. */
 const HIT = 13;
 const HEIGHT = 372;
 
-const pathOf = ({ shape }: SeriesSpec): string => symbol(SHAPES[shape] ?? symbolCircle, SIZE)() ?? "";
+const pathOf = ({ shape }: SeriesSpec): string => symbol(shapeOf(shape), SIZE)() ?? "";
 
-/** An architecture's mark on its own, for a key. */
+/** An architecture's mark on its own, for a key; of a control, on a piece of its line. */
 export function createKey(series: SeriesSpec): SVGSVGElement {
-  const svg = create("svg:svg").attr("class", "saelab-mark-key").attr("viewBox", "-8 -8 16 16").attr("aria-hidden", "true");
-  svg.append("path").attr("d", pathOf(series)).style("--mark", `var(--saelab-${series.color})`);
+  const half = series.dash ? 20 : 8;
+  const svg = create("svg:svg").attr("class", "saelab-mark-key").attr("aria-hidden", "true");
+  svg.attr("width", 2 * half).attr("viewBox", `${-half} -8 ${2 * half} 16`).style("--mark", `var(--saelab-${series.color})`);
+  if (series.dash) {
+    const piece = svg.append("path").attr("class", "saelab-key-line").attr("d", `M${-half},0H${half}`);
+    // The offset keeps the gaps of a long pattern out from behind the mark.
+    piece.attr("stroke-dasharray", series.dash).attr("stroke-dashoffset", 4);
+  }
+  svg.append("path").attr("class", "saelab-key-mark").attr("d", pathOf(series));
   return svg.node() as SVGSVGElement;
 }
 
@@ -91,6 +81,7 @@ export function createScatter(life: AbortSignal, onChoose: (row: number) => void
   let chosen = -1;
   const domains: Record<"x" | "y", { column: string; domain: Domain } | null> = { x: null, y: null };
 
+  const kinds = () => ({ x: latest!.x.quantity.scales.x, y: latest!.y.quantity.scales.y });
   const marks = () => list.selectAll<SVGGElement, number>("g");
   const markOf = (row: number): SVGGElement | undefined => marks().nodes()[rows.indexOf(row)];
 
@@ -107,18 +98,25 @@ export function createScatter(life: AbortSignal, onChoose: (row: number) => void
   }
 
   function paint({ toX, toY, left, right, top, bottom }: Frame): void {
-    const { x, y, series, lines, labelOf } = latest!;
+    const { x, y, series, lines, points, included, labelOf } = latest!;
     spots = rows.map((row) => ({ row, x: toX(x.values[row]!), y: toY(y.values[row]!) }));
     const spotOf = new Map(spots.map((spot) => [spot.row, spot]));
-    const path = line<number>()
-      .x((row) => spotOf.get(row)!.x)
-      .y((row) => spotOf.get(row)!.y);
+    // A point is left out where one of its rows has no place, so all rows are asked.
+    const all = [...lines.keys()].filter(included);
+    const through = [...groupRows(all, (row) => lines[row]!).values()]
+      .map((some) => ({ look: series[some[0]!]!, corners: meansAlong(some, x.values, y.values, kinds(), (row) => points[row]!) }))
+      .filter(({ corners }) => corners.length);
+    const path = line<[number, number]>(
+      ([atX]) => toX(atX),
+      ([, atY]) => toY(atY),
+    );
     lineLayer
-      .selectAll<SVGPathElement, number[]>("path")
-      .data([...groupRows(rows, (row) => lines[row]!).values()])
+      .selectAll("path")
+      .data(through)
       .join("path")
-      .style("--mark", ([row]) => `var(--saelab-${series[row!]!.color})`)
-      .attr("d", path);
+      .style("--mark", ({ look }) => `var(--saelab-${look.color})`)
+      .attr("stroke-dasharray", ({ look }) => look.dash || null)
+      .attr("d", ({ corners }) => path(corners));
 
     const inside = (value: number | undefined, [lo, hi]: Domain): value is number => value !== undefined && value >= lo && value <= hi;
     const across = y.quantity.reference;
@@ -214,7 +212,7 @@ export function createScatter(life: AbortSignal, onChoose: (row: number) => void
     draw(data) {
       latest = data;
       const { x, y } = data;
-      rows = rowsAlong(x.values, y.values, { x: x.quantity.scales.x, y: y.quantity.scales.y }, data.included);
+      rows = rowsAlong(x.values, y.values, kinds(), data.included);
       const unit = unitOf(x.quantity);
       plot.rename({ ...y.quantity, xLabel: unit ? `${x.quantity.label}, ${unit}` : x.quantity.label });
       plot.describe(`${y.quantity.label} against ${x.quantity.label}`);

@@ -11,8 +11,14 @@ import { createKey, createScatter, unitOf } from "./pareto_explorer.scatter";
 import "./pareto_explorer.css";
 
 interface Sae {
-  architecture: string;
+  /** An item of the trait `series`, by value. */
+  series: string;
+  /** Equal for those on one line. */
   line: number;
+  /** Equal for the seeds of one setting, whose mean the line takes. */
+  point: number;
+  /** Empty where all have one seed. */
+  seed: string;
   /** Names and texts of what is no number. */
   texts: readonly (readonly [string, string])[];
   path: string;
@@ -24,6 +30,7 @@ interface Traits extends InstrumentTraits {
   x: string;
   y: string;
   architectures: readonly string[];
+  controls: readonly string[];
   chosen: number;
   numbers: Bytes;
   quantities: readonly QuantitySpec[];
@@ -40,7 +47,9 @@ interface Sweep {
   seriesOf(row: number): SeriesSpec;
   /** A number as its quantity writes it. */
   written(column: string, row: number): string;
-  /** Architecture, L1 penalty and what is on the axes. */
+  /** Of several, with the word before it; empty where all have one. */
+  seed(row: number): string;
+  /** Architecture, control, seed, L1 penalty and what is on the axes. */
   label(row: number): string;
 }
 
@@ -57,16 +66,18 @@ function createSweep(model: ParetoModel): Sweep {
     return known;
   };
   const written = (name: string, row: number): string => formatFixed(column(name)[row] ?? NaN, quantities.get(name)!.digits);
-  const seriesOf = (row: number): SeriesSpec => series.get(model.get("saes")[row]!.architecture)!;
+  const seriesOf = (row: number): SeriesSpec => series.get(model.get("saes")[row]!.series)!;
+  const seed = (row: number): string => (model.get("saes")[row]?.seed ? `seed ${model.get("saes")[row]!.seed}` : "");
   return {
     column,
     written,
     seriesOf,
+    seed,
     quantity: (name) => quantities.get(name)!,
     label(row) {
       const names = new Set(["l1_coefficient", model.get("x"), model.get("y")].filter((name) => quantities.has(name)));
       const numbers = [...names].map((name) => `${quantities.get(name)!.label} ${written(name, row)}`);
-      return [seriesOf(row).label, ...numbers].join(", ");
+      return [seriesOf(row).label, seed(row), ...numbers].filter(Boolean).join(", ");
     },
   };
 }
@@ -90,7 +101,8 @@ function createCard(model: ParetoModel, sweep: Sweep, life: AbortSignal) {
   const show = (): void => {
     const row = model.get("chosen");
     const sae = model.get("saes")[row];
-    if (sae) title.replaceChildren(createKey(sweep.seriesOf(row)), h("span", { dir: "auto" }, sweep.seriesOf(row).label));
+    const seed = sweep.seed(row) ? [h("span", { class: "saelab-unit" }, sweep.seed(row))] : [];
+    if (sae) title.replaceChildren(createKey(sweep.seriesOf(row)), h("span", { dir: "auto" }, sweep.seriesOf(row).label), ...seed);
     else title.replaceChildren("No SAE is chosen.");
     for (const { column, value, row: line } of numbers) {
       setText(value, sweep.written(column, row));
@@ -113,11 +125,13 @@ function createCard(model: ParetoModel, sweep: Sweep, life: AbortSignal) {
 function createControls(model: ParetoModel, life: AbortSignal): HTMLElement {
   const options = model.get("quantities").map(({ column, label }) => ({ value: column, label }));
   const series = model.get("series");
+  const controls = series.filter(({ dash }) => dash);
   const key = (value: string): Node => createKey(series.find((one) => one.value === value)!);
   return h(
     "div",
     { class: "saelab-toolbar saelab-pareto-controls" },
-    createToggles(model, "architectures", "Show", series, life, key),
+    createToggles(model, "architectures", "Show", series.filter(({ dash }) => !dash), life, key),
+    ...(controls.length ? [createToggles(model, "controls", "Controls", controls, life, key)] : []),
     h(
       "div",
       { class: "saelab-axes" },
@@ -133,21 +147,22 @@ export default widget<Traits>("pareto", ["numbers"], ({ model, life, drawn }) =>
   const scatter = createScatter(life, (row) => assign(model, "chosen", row), card.point);
   const draw = (): void => {
     const saes = model.get("saes");
-    const shown = new Set(model.get("architectures"));
+    const shown = new Set([...model.get("architectures"), ...model.get("controls")]);
     const axis = (column: string) => ({ quantity: sweep.quantity(column), values: sweep.column(column) });
     scatter.draw({
       x: axis(model.get("x")),
       y: axis(model.get("y")),
       series: saes.map((_, row) => sweep.seriesOf(row)),
       lines: saes.map(({ line }) => line),
-      included: (row) => shown.has(saes[row]!.architecture),
+      points: saes.map(({ point }) => point),
+      included: (row) => shown.has(saes[row]!.series),
       labelOf: sweep.label,
     });
     drawn();
   };
   const redraw = oncePerFrame(draw, life);
   const choose = (): void => scatter.choose(model.get("chosen"));
-  onChange(model, ["x", "y", "architectures", "numbers"], life, redraw);
+  onChange(model, ["x", "y", "architectures", "controls", "numbers"], life, redraw);
   onChange(model, ["chosen"], life, choose);
   choose();
   redraw();

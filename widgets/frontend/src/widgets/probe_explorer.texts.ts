@@ -19,8 +19,8 @@ interface TextTraits {
 
 export interface TextList {
   readonly element: HTMLElement;
-  /** The rows that the probe gets wrong, and those that it gets right; both rise. */
-  show(wrong: readonly number[], right: readonly number[]): void;
+  /** The rows that the probe gets wrong, and those that it gets right; both rise. `whose` says which probe, where it has to. */
+  show(wrong: readonly number[], right: readonly number[], whose: string): void;
 }
 
 const PAGE = 100;
@@ -87,9 +87,9 @@ export function createTextList<Traits extends TextTraits>(model: AnyModel<Traits
   let listed = "";
   return {
     element,
-    show(wrong, right) {
+    show(wrong, right, whose) {
       const total = wrong.length + right.length;
-      setText(count, `${formatCount(wrong.length)} of ${formatCount(total)} wrong`);
+      setText(count, `${formatCount(wrong.length)} of ${formatCount(total)} wrong${whose && ` (${whose})`}`);
       const isHard = (row: number): boolean => texts[row]!.hard;
       const hardOnes = [...wrong, ...right].filter(isHard).length;
       setText(hard, hardOnes ? `${formatCount(wrong.filter(isHard).length)} of ${formatCount(hardOnes)} hard ones` : "");

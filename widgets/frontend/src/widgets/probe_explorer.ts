@@ -19,7 +19,7 @@ import {
   samePlace,
   without,
 } from "../probe_math";
-import type { ChartSpec, KnobSpec, OptionSpec } from "../specs";
+import type { ChartSpec, KnobSpec, OptionSpec, SeriesSpec } from "../specs";
 import { assign, onChange } from "../traits";
 import { type InstrumentTraits, widget } from "../widget";
 import { createTextList, type LabelledText } from "./probe_explorer.texts";
@@ -41,6 +41,8 @@ interface Traits extends InstrumentTraits {
   knobs: readonly KnobSpec[];
   charts: readonly ChartSpec[];
   columns: readonly string[];
+  controls: readonly SeriesSpec[];
+  seeds: readonly string[];
   texts: readonly LabelledText[];
   numbers: Bytes;
   wrong: Bytes;
@@ -58,6 +60,21 @@ const MARKS: Record<string, Mark> = {
   pca: { color: "l0", shape: "triangle", dash: "" },
 };
 const SHIFTS: Record<string, number> = { codes: -0.15, activations: 0, pca: 0.15 };
+
+interface Look {
+  mark: Mark;
+  shift: number;
+  isControl: boolean;
+}
+
+/** By representation: of those that have a look of their own, and of controls. */
+function looksOf(model: ExplorerModel): Map<string, Look> {
+  const own = Object.entries(MARKS).map(([name, mark]): [string, Look] => [name, { mark, shift: SHIFTS[name]!, isControl: false }]);
+  const controls = model.get("controls").map((one, index): [string, Look] => [one.value, { mark: one, shift: 0.28 + 0.07 * index, isControl: true }]);
+  return new Map([...own, ...controls]);
+}
+
+const isSeveral = (model: ExplorerModel): boolean => model.get("seeds").length > 1;
 
 /** What the page shows, read anew from the traits. */
 interface View {
@@ -99,12 +116,12 @@ function read(model: ExplorerModel): View {
   const threshold = Math.fround(model.get("gate_threshold"));
   const computed = threshold === 0 ? null : decodeLive(decodeFloat32(model.get("live")), axes.columns);
   const live = computed && samePlace(computed.place, place) ? computed : null;
-  const here = options.representation.map((_, one) => (live && one > 0 ? live.numbers[one - 1]! : at(place.layer, one)));
+  const here = options.representation.map((_, one) => live?.numbers[one - 1] ?? at(place.layer, one));
 
   const bytes = bytesFor(axes.rows);
   const tested = rowsOf(decodeBytes(model.get("tested")), place.part * bytes, axes.rows);
   const wrong =
-    live && representation > 0
+    live?.numbers[representation - 1]
       ? rowsOf(decodeBytes(model.get("live_wrong")), (representation - 1) * bytes, axes.rows)
       : rowsOf(decodeBytes(model.get("wrong")), probeIndex(place, representation, axes) * bytes, axes.rows);
   return { place, representation, here, at, live, isPending: threshold !== live?.threshold && threshold !== 0, tested, wrong };
@@ -114,9 +131,10 @@ function read(model: ExplorerModel): View {
 function createChoices(model: ExplorerModel, life: AbortSignal): HTMLElement {
   const options = model.get("options");
   const representation = createRadios(model, "representation", "Probe on", options.representation, life);
+  const looks = looksOf(model);
   representation.querySelectorAll("label").forEach((label, index) => {
-    const mark = MARKS[options.representation[index]!.value];
-    if (mark) label.insertBefore(createSwatch(mark), label.lastChild);
+    const look = looks.get(options.representation[index]!.value);
+    if (look) label.insertBefore(createSwatch(look.mark), label.lastChild);
   });
   return h(
     "div",
@@ -130,14 +148,17 @@ function createChoices(model: ExplorerModel, life: AbortSignal): HTMLElement {
 /** The numbers of the chosen layer, for reading off. */
 function createNumbers(model: ExplorerModel): { element: HTMLElement; show(view: View): void } {
   const options = model.get("options");
-  const caption = h("caption", {});
+  const title = h("span", {});
+  const of = `Means of ${model.get("seeds").length} seeds; 95 % intervals are of these means.`;
+  const caption = h("caption", {}, title, ...(isSeveral(model) ? [h("span", { class: "saelab-help" }, of)] : []));
+  const looks = looksOf(model);
   const rows = options.representation.map(({ value, label }) => {
     const name = h("span", {}, label);
     const cells = ["n_active", "train_accuracy", "test_accuracy"].map((column) => h("td", { "data-number": column }));
     const interval = h("td", { class: "saelab-probe-interval" });
     const head = h("th", { scope: "row" });
-    const mark = MARKS[value];
-    head.append(...(mark ? [createSwatch(mark)] : []), name);
+    const look = looks.get(value);
+    head.append(...(look ? [createSwatch(look.mark)] : []), name);
     return { row: h("tr", { "data-row": value }, head, ...cells, interval), cells, interval };
   });
   const heads = ["probe on", "dims", "train", "test", "95 %"].map((text) => h("th", { scope: "col" }, text));
@@ -153,14 +174,15 @@ function createNumbers(model: ExplorerModel): { element: HTMLElement; show(view:
     element,
     show({ place, representation, here, live, isPending }) {
       const at = live ? `, gate threshold ${formatFixed(live.threshold, 2)}` : "";
-      setText(caption, `Layer ${options.layer[place.layer]?.label ?? ""}${at}${isPending ? " (computing)" : ""}`);
+      setText(title, `Layer ${options.layer[place.layer]?.label ?? ""}${at}${isPending ? " (computing)" : ""}`);
       rows.forEach(({ row, cells, interval }, one) => {
         const numbers = here[one]!;
         row.classList.toggle("saelab-chosen", one === representation);
         setText(cells[0]!, formatCount(numbers("n_active")));
         setText(cells[1]!, formatFixed(numbers("train_accuracy"), 3));
         setText(cells[2]!, formatFixed(numbers("test_accuracy"), 3));
-        setText(interval, `${formatFixed(numbers("test_low"), 2)}–${formatFixed(numbers("test_high"), 2)}`);
+        const [low, high] = [numbers("test_low"), numbers("test_high")];
+        setText(interval, Number.isNaN(low) ? "–" : `${formatFixed(low, 2)}–${formatFixed(high, 2)}`);
       });
     },
   };
@@ -170,6 +192,7 @@ function createCharts(model: ExplorerModel, life: AbortSignal): { element: HTMLE
   const options = model.get("options");
   const layers = options.layer.map(({ label }) => label);
   const names = options.representation.map(({ value }) => value);
+  const looks = looksOf(model);
   const [accuracySpec, countSpec] = model.get("charts") as [Traits["charts"][0], Traits["charts"][0]];
   const onChoose = (layer: number): void => assign(model, "layer", Number(options.layer[layer]!.value));
   const accuracy = createLayerChart(accuracySpec, layers, life, { height: 230, xLabel: "layer", onChoose });
@@ -180,7 +203,7 @@ function createCharts(model: ExplorerModel, life: AbortSignal): { element: HTMLE
   ];
   for (const { label } of countSpec.others) counts.caption.append(" hollow: ", label, ".");
   // It keeps its place, so that the chart below does not move.
-  const before = h("span", { class: "saelab-hidden" }, "Grey: at gate threshold 0.");
+  const before = h("span", { class: "saelab-hidden" }, "Grey outlines: at gate threshold 0.");
   accuracy.caption.append(" ", before);
 
   let latest: View | null = null;
@@ -190,7 +213,7 @@ function createCharts(model: ExplorerModel, life: AbortSignal): { element: HTMLE
       if (!latest) return;
       const { at, here, place } = latest;
       const sentences = layers.map((layer, index) => {
-        const each = names.map((name, one) => {
+        const each = options.representation.map(({ label: name }, one) => {
           const numbers = index === place.layer ? here[one]! : at(index, one);
           return `${name} ${formatFixed(numbers("test_accuracy"), 3)}, training ${formatFixed(numbers("train_accuracy"), 3)}`;
         });
@@ -214,15 +237,16 @@ function createCharts(model: ExplorerModel, life: AbortSignal): { element: HTMLE
     const values = (one: number, column: string): number[] =>
       layers.map((_, layer) => (layer === place.layer ? here[one]! : at(layer, one))(column));
     const series = names.flatMap((name, one): LayerSeries[] => {
-      const usual = { mark: MARKS[name]!, shift: SHIFTS[name] ?? 0, isChosen: one === representation };
+      const { mark, shift, isControl } = looks.get(name)!;
+      const usual = { mark, shift, isThin: isControl, isChosen: one === representation };
       const before = live ? layers.map((_, layer) => at(layer, one)("test_accuracy")) : [];
-      return [
-        { ...usual, values: values(one, "train_accuracy"), hollow: true },
-        { ...usual, values: values(one, "test_accuracy"), low: values(one, "test_low"), high: values(one, "test_high"), before, hollow: false },
-      ];
+      const test = { ...usual, values: values(one, "test_accuracy"), low: values(one, "test_low"), high: values(one, "test_high"), before, hollow: false };
+      // Training accuracies of controls are in the table; as further lines they would crowd the chart.
+      return isControl ? [test] : [{ ...usual, values: values(one, "train_accuracy"), hollow: true }, test];
     });
-    // The chosen one lies above the others.
-    series.sort((a, b) => Number(a.isChosen) - Number(b.isChosen));
+    // Controls lie below the others, and the chosen one above.
+    const height = ({ isThin, isChosen }: LayerSeries): number => (isChosen ? 2 : isThin ? 0 : 1);
+    series.sort((a, b) => height(a) - height(b));
     accuracy.draw({ series, chosen: place.layer, value: here[representation]?.("test_accuracy") ?? NaN });
     const codes = names.indexOf("codes");
     const counted = COUNTS.map(([column, mark, hollow]): LayerSeries => {
@@ -256,7 +280,9 @@ export default widget<Traits>("probe-explorer", BUFFERS, ({ model, root, life, d
     const view = read(model);
     numbers.show(view);
     charts.show(view);
-    texts.show(view.wrong, without(view.tested, view.wrong));
+    // No seed goes into activations.
+    const seed = isSeveral(model) && view.representation > 0 ? `seed ${model.get("seeds")[0]}` : "";
+    texts.show(view.wrong, without(view.tested, view.wrong), seed);
     root.classList.toggle("saelab-probe-pending", view.isPending);
     drawn();
   };
