@@ -1,6 +1,7 @@
 """SAEs whose features each decide for themselves whether they are on: a gate, a magnitude, and a gate threshold."""
 
 import copy
+import functools
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from saelab.errors import InputError, InputTypeError
+from saelab.quantities import Spread
 from saelab.sae import workers
 from saelab.sae.base import ARCHITECTURES, BatchSums, Encoded, GradientPass, SparseAutoencoder
 from saelab.sae.declarations import Knob, Moment
@@ -127,11 +129,9 @@ class ElementwiseSAE(SparseAutoencoder):
             total = float(workers.number(total, x.numpy().dtype))  # infinite where the gradients may be
             values = {"sparsity": sums.penalty, "auxiliary": sums.auxiliary_error}
             means = [sums.n_on, total, sums.error, *(values[name] for name in of_terms)]
-            of_batch = BatchSums(
-                torch.tensor(means, dtype=torch.float64),
-                torch.tensor([sums.xx, sums.xe, sums.error], dtype=torch.float64),
-                learnt.sum_x,
-            )
+            number = functools.partial(torch.tensor, dtype=torch.float64)
+            spread = Spread(number(len(x)), learnt.mean, number(sums.squares))
+            of_batch = BatchSums(number(means), number([sums.rr, sums.xr, sums.error]), spread)
             return GradientPass(of_batch, learnt.fired, {})
         if (active := search.active_entries()) is not None:
             return self._backward(x, self.encoded_at(active), coefficients, moment, share)
