@@ -140,13 +140,14 @@ def learn(
     """
     loops = workers.loops()
     (n, d_in), n_parts = x.shape, len(workers.parts_of(len(x)))
-    kind = x.numpy().dtype
+    rows, offset = x.numpy(), b_dec.detach().numpy()
+    kind = rows.dtype
     number = functools.partial(workers.number, kind=kind)
     gate_bias, slope, shift = (tensor.detach().numpy() for tensor in loss[:3])
     weights = np.ones_like(shift) if loss.norms is None else loss.norms.numpy()
     given = Pass(
-        x.numpy(), W_dec.detach().numpy(), b_dec.detach().numpy(), b_dec.detach().double().numpy(),
-        x[0].double().numpy(), gate_bias, slope, shift, weights, number(threshold), loss.auxiliary,
+        rows, W_dec.detach().numpy(), offset, offset.astype(np.float64), rows[0].astype(np.float64),
+        gate_bias, slope, shift, weights, number(threshold), loss.auxiliary,
         number(2 * share / n), number(share * sparsity / n), number(2 * share * auxiliary / n),
         np.empty((n, d_in), kind), np.empty((n, d_in if loss.auxiliary else 0), kind),
         np.empty((n_parts, len(Sums._fields))), *np.empty((3, n_parts, d_in)),
