@@ -5,10 +5,9 @@ under the same name: a field of `saelab.SAEMetrics`, of a training record, or an
 """
 
 import math
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -205,24 +204,12 @@ def norm_ratio(r_norm: Number, x_norm: Number) -> Number:
     return _ratio(r_norm, x_norm, x_norm != 0)
 
 
-def fvu(error: Number, xx: Number, mean_square: Number, *, epsilon: float | None = None) -> Number:
-    """Fraction of variance unexplained, E||x - r||^2 / (E||x||^2 - ||E[x]||^2).
+def fvu(error: Number, variance: Number) -> Number:
+    """Fraction of variance unexplained, E||x - r||^2 / E||x - E[x]||^2; NaN where all inputs are the same.
 
-    NaN where the inputs are all the same: their variance is a difference of two sums, which rounding keeps from being
-    exactly zero. Float64 sums tell a variance of 1e-13 of E||x||^2 from none, and float32 sums one of 6e-5.
-
-    Parameters
-    ----------
-    error, xx, mean_square
-        E||x - r||^2, E||x||^2 and ||E[x]||^2.
-    epsilon
-        Relative rounding of the sums; by default that of their type.
+    Take the variance from a `Spread`, which is exactly zero there: a difference of sums of squares is not.
     """
-    variance = xx - mean_square
-    if epsilon is None:
-        epsilon = torch.finfo(variance.dtype).eps if isinstance(variance, Tensor) else sys.float_info.epsilon
-    tolerance = min(500 * epsilon, 0.1)  # by its own epsilon, half precision would have no variance at all
-    return _ratio(error, variance, variance > tolerance * xx)
+    return _ratio(error, variance, variance > 0)
 
 
 def _ratio(numerator: Number, denominator: Number, is_defined: bool | Tensor) -> Number:
@@ -231,13 +218,62 @@ def _ratio(numerator: Number, denominator: Number, is_defined: bool | Tensor) ->
     return numerator / denominator if is_defined else math.nan
 
 
-def where_float64_is(values: Tensor) -> Tensor:
-    """``values``, moved to the CPU where their device has no float64, in which sums are pooled: Apple's GPUs."""
+class Spread(NamedTuple):
+    """How many inputs there are and how far they lie from their mean, in the type of `pooling_dtype`.
+
+    Squares are summed of distances from one of the inputs. However far the mean is from zero, the spread's relative
+    rounding is then below ``n`` times the type's (that input's distance from the mean is part of the spread), and equal
+    inputs have a spread of exactly zero.
+    """
+
+    n: Tensor
+    """A scalar, as is ``squares``."""
+    mean: Tensor
+    """``(d_in,)``."""
+    squares: Tensor
+    """Squared distances from the mean, summed over inputs and width."""
+
+    @classmethod
+    def of(cls, x: Tensor) -> Self:
+        """Of ``x``, ``(n, d_in)``, n at least 1."""
+        n, reference = len(x), x[0].to(pooling_dtype(x))
+        away = x - reference
+        mean = away.sum(dim=0) / n
+        squares = away.flatten().dot(away.flatten()) - n * mean.dot(mean)
+        return cls(away.new_full((), n), reference + mean, squares)
+
+    @classmethod
+    def pooled(cls, spreads: Iterable[Self]) -> Self:
+        """Of the inputs of all of ``spreads``, at least one."""
+        return cls(*(torch.stack(parts) for parts in zip(*spreads, strict=True))).joined()
+
+    def joined(self) -> Self:
+        """`pooled` of several, stacked along a first dimension (Chan, Golub and LeVeque 1983); some may have n = 0."""
+        reference = self.mean.index_select(0, self.n.argmax(dim=0, keepdim=True))
+        away = self.mean - reference
+        n = self.n.sum()
+        shift = away.T @ self.n / n
+        squares = self.squares.sum() + self.n.dot((away - shift).square().sum(dim=1))
+        return type(self)(n, reference[0] + shift, squares)
+
+    @property
+    def variance(self) -> Tensor:
+        """E||x - E[x]||^2, a scalar; NaN where n = 0."""
+        return self.squares / self.n
+
+
+def pooling_dtype(values: Tensor) -> torch.dtype:
+    """In what sums over ``values`` are pooled: float64, or float32 where their device has no other, Apple's GPUs."""
     try:
         values.new_empty(0, dtype=torch.float64)
     except TypeError:
-        return values.cpu()
-    return values
+        return torch.float32
+    return torch.float64
+
+
+def where_float64_is(values: Tensor) -> Tensor:
+    """``values``, moved to the CPU where their device has no float64."""
+    return values if pooling_dtype(values) == torch.float64 else values.cpu()
 
 
 def as_table(values: Mapping[str, float], style: str, meanings: Mapping[str, str] | None = None) -> str:

@@ -20,6 +20,7 @@ from saelab.data.shards import StoredRows
 from saelab.errors import InputError
 from saelab.quantities import (
     QUANTITIES,
+    Spread,
     as_line,
     as_table,
     fvu,
@@ -102,6 +103,10 @@ class FeatureDensity(_Pooled):
 class _Reconstruction(_Pooled):
     """The sums from which every metric of a reconstruction follows."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._spread: Spread | None = None
+
     def add_batch(self, x: Tensor, reconstruction: Tensor) -> None:
         """Take in activations and their reconstruction, both ``(batch, d_in)``; a ValueError where shapes differ."""
         if x.shape != reconstruction.shape:
@@ -115,7 +120,6 @@ class _Reconstruction(_Pooled):
         norms = x_norm * r_norm
         self._pool(
             len(x),
-            x=x.sum(dim=0),
             xx=xx.sum(),
             rr=rr.sum(),
             xr=xr.sum(),
@@ -124,12 +128,12 @@ class _Reconstruction(_Pooled):
             r_norm=r_norm.sum(),
             cosine=torch.where(norms == 0, 0.0, xr / norms).sum(),
         )
+        if len(x):
+            of_batch = Spread.of(x)
+            self._spread = of_batch if self._spread is None else Spread.pooled([self._spread, of_batch])
 
     def _fvu(self) -> float:
-        if not self._n:
-            return math.nan
-        mean = self._sums["x"] / self._n
-        return fvu(self._mean("error"), self._mean("xx"), float(mean.square().sum()))
+        return math.nan if self._spread is None else fvu(self._mean("error"), float(self._spread.variance))
 
     def _cosine_similarity(self) -> float:
         return self._mean("cosine")

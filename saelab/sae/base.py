@@ -12,17 +12,18 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, ClassVar, Literal, NamedTuple, TypedDict, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, Self, TypedDict, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from saelab.devices import automatic_device
 from saelab.errors import InputError, InputTypeError
-from saelab.quantities import QUANTITIES, Quantity
+from saelab.quantities import QUANTITIES, Quantity, Spread, pooling_dtype
 from saelab.sae import workers
 from saelab.sae.declarations import ForeignForm, Knob, Look, LossTerm, Moment
-from saelab.sae.sparse import DenseEntries, Entries
+from saelab.sae.sparse import DenseEntries, Entries, rows_of
 
 Preset = Literal["paper", "norm_weighted"]
 ENCODER_SCALE = 0.1
@@ -92,8 +93,10 @@ class TrainingPass(NamedTuple):
     """One forward pass under a loss: what a training step needs to know, from a single encoder matmul."""
 
     loss: SAELoss
+    reconstruction: Tensor
+    """``(batch, d_in)``, as the next."""
     residual: Tensor
-    """``reconstruction - x``, ``(batch, d_in)``."""
+    """``reconstruction - x``, from ``b_dec - x``, so that it keeps its digits where both are large."""
     l0: Tensor
     """Mean number of features on, a scalar."""
     fired: Tensor
@@ -103,24 +106,41 @@ class TrainingPass(NamedTuple):
 
 
 class BatchSums(NamedTuple):
-    """Sums over a batch, on its device: what a record of training needs, and what several processes add up."""
+    """Sums over a batch: what a record of training needs, and what several processes add up.
+
+    On the batch's device, in the type of `pooling_dtype`.
+    """
 
     means: Tensor
     """L0, the total loss, the reconstruction error and the other terms of the loss in order."""
     products: Tensor
-    """x.x, x.e and e.e with the residual e."""
-    x: Tensor
-    """``(d_in,)``."""
+    """r.r, x.r and e.e with the reconstruction r and the residual e."""
+    spread: Spread
+    """Of x."""
 
     @classmethod
     @torch.no_grad()
-    def of(cls, x: Tensor, result: TrainingPass) -> "BatchSums":
+    def of(cls, x: Tensor, result: TrainingPass) -> Self:
         """Of a batch ``(n, d_in)``."""
-        loss = result.loss
-        means = torch.stack([result.l0, loss.total, loss.reconstruction, *loss.terms.values()])
-        flat, residual = x.flatten(), result.residual.to(x.dtype).flatten()
-        products = torch.stack([flat.dot(flat), flat.dot(residual), residual.dot(residual)])
-        return cls(means.to(x.dtype) * len(x), products, x.sum(dim=0))
+        loss, kind = result.loss, pooling_dtype(x)
+        means = torch.stack([result.l0, loss.total, loss.reconstruction, *loss.terms.values()]).to(kind) * len(x)
+        rows = (x, result.reconstruction, result.residual)
+        kinds = {values.dtype for values in rows} if x.device.type == "cpu" else set()
+        loops = workers.compiled() if kinds in ({torch.float32}, {torch.float64}) else None
+        if loops is not None:
+            sums, mean = np.empty(4), np.empty(x.shape[1])
+            loops.sum_errors(*(rows_of(values) for values in rows), sums, mean)
+            *products, squares = torch.from_numpy(sums)
+            spread = Spread(squares.new_full((), len(x)), torch.from_numpy(mean), squares)
+            return cls(means, torch.stack(products), spread)
+        wide, r, e = (values.to(kind).flatten() for values in rows)
+        return cls(means, torch.stack([r.dot(r), wide.dot(r), e.dot(e)]), Spread.of(x))
+
+    @classmethod
+    def added(cls, parts: Iterable[Self]) -> Self:
+        """Of a batch whose rows are those of ``parts``."""
+        means, products, spreads = zip(*parts, strict=True)
+        return cls(torch.stack(means).sum(dim=0), torch.stack(products).sum(dim=0), Spread.pooled(spreads))
 
 
 class GradientPass(NamedTuple):
@@ -353,7 +373,8 @@ class SparseAutoencoder(nn.Module, ABC):
             check_activations(x, self.d_in)  # raises, with the sentence
 
     def _loss_of(self, x: Tensor, encoded: Encoded, coefficients: Mapping[str, float], moment: Moment) -> TrainingPass:
-        residual = encoded.entries.decode(encoded.codes, self.W_dec, self.b_dec - x)
+        decoded = encoded.entries.decode(encoded.codes, self.W_dec)
+        residual = decoded + (self.b_dec - x)
         error = mean_square(residual)
         values = self.loss_terms(x, encoded, residual, moment)
         total = error
@@ -363,7 +384,8 @@ class SparseAutoencoder(nn.Module, ABC):
         loss = SAELoss(total, error, {term.name: values.get(term.name, torch.zeros_like(error)) for term in self.terms})
         l0 = (encoded.codes > 0).count_nonzero() / len(x)
         fired = encoded.entries.fired(encoded.firing)
-        return TrainingPass(loss, residual.detach(), l0, fired, self.observe(encoded))
+        reconstruction = decoded.detach() + self.b_dec.detach()
+        return TrainingPass(loss, reconstruction, residual.detach(), l0, fired, self.observe(encoded))
 
     def gradient_pass(
         self,
@@ -417,8 +439,7 @@ class SparseAutoencoder(nn.Module, ABC):
         for parameter, *of_parts in zip(parameters, *gradients, strict=True):
             there = [gradient for gradient in of_parts if gradient is not None]
             parameter.grad = sum(there[1:], there[0]) if there else None
-        summed = BatchSums(*(torch.stack(kind).sum(dim=0) for kind in zip(*sums, strict=True)))
-        return GradientPass(summed, torch.stack(fired).any(dim=0), {})
+        return GradientPass(BatchSums.added(sums), torch.stack(fired).any(dim=0), {})
 
     @property
     def frozen(self) -> tuple[str, ...]:

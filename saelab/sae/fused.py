@@ -39,8 +39,11 @@ class Sums(NamedTuple):
     penalty: float
     error: float
     auxiliary_error: float
-    xx: float
-    xe: float
+    rr: float
+    """Of the reconstruction r, as the next."""
+    xr: float
+    squares: float
+    """Of `Spread`."""
 
 
 class Learnt(NamedTuple):
@@ -52,8 +55,8 @@ class Learnt(NamedTuple):
     shift: Tensor
 
     sums: Sums
-    sum_x: Tensor
-    """``(d_in,)``, float64."""
+    mean: Tensor
+    """Of x; ``(d_in,)``, float64."""
     fired: Tensor
     """``(d_sae,)``, boolean."""
 
@@ -89,6 +92,10 @@ class Pass(NamedTuple):
     x: Any
     decoder: Any
     b_dec: Any
+    wide_b_dec: Any
+    """In float64, as the next."""
+    reference: Any
+    """``x[0]``."""
     gate_bias: Any
     slope: Any
     shift: Any
@@ -102,9 +109,9 @@ class Pass(NamedTuple):
     residual: Any
     frozen: Any
     sums: Any
-    """``(parts, 6)``: `Sums` of each part."""
-    sum_x: Any
-    """``(parts, d_in)``, as the next two."""
+    """``(parts, 7)``: `Sums` of each part."""
+    sum_away: Any
+    """Of ``x - reference``; ``(parts, d_in)``, as the next two."""
     sum_residual: Any
     sum_frozen: Any
 
@@ -133,16 +140,17 @@ def learn(
     """
     loops = workers.loops()
     (n, d_in), n_parts = x.shape, len(workers.parts_of(len(x)))
-    kind = x.numpy().dtype
+    rows, offset = x.numpy(), b_dec.detach().numpy()
+    kind = rows.dtype
     number = functools.partial(workers.number, kind=kind)
     gate_bias, slope, shift = (tensor.detach().numpy() for tensor in loss[:3])
     weights = np.ones_like(shift) if loss.norms is None else loss.norms.numpy()
     given = Pass(
-        x.numpy(), W_dec.detach().numpy(), b_dec.detach().numpy(), gate_bias, slope, shift, weights,
-        number(threshold), loss.auxiliary,
+        rows, W_dec.detach().numpy(), offset, offset.astype(np.float64), rows[0].astype(np.float64),
+        gate_bias, slope, shift, weights, number(threshold), loss.auxiliary,
         number(2 * share / n), number(share * sparsity / n), number(2 * share * auxiliary / n),
         np.empty((n, d_in), kind), np.empty((n, d_in if loss.auxiliary else 0), kind),
-        np.empty((n_parts, 6)), *np.empty((3, n_parts, d_in)),
+        np.empty((n_parts, len(Sums._fields))), *np.empty((3, n_parts, d_in)),
     )  # fmt: skip
     trained = W_enc, W_dec, b_dec
     found = _learn_active(search, given, trained, live=loss.live)
@@ -151,10 +159,10 @@ def learn(
         W_enc.grad = torch.from_numpy(gradients.W_enc).T
     if W_dec.requires_grad:
         W_dec.grad = torch.from_numpy(gradients.W_dec)
-    sums, sum_x = given.sums, given.sum_x
     trains_b_dec = given.to_auxiliary if loss.live else number(0)
     loops.add_parts(
-        given.to_error, trains_b_dec, sums, sum_x, given.sum_residual, given.sum_frozen,
+        n, given.reference, given.to_error, trains_b_dec,
+        given.sums, given.sum_away, given.sum_residual, given.sum_frozen,
         gradients.gate_bias, gradients.slope, gradients.shift, gradients.positive, gradients.b_dec,
     )  # fmt: skip
     if b_dec.requires_grad:
@@ -166,8 +174,8 @@ def learn(
         torch.from_numpy(gradients.gate_bias[0]),
         torch.from_numpy(gradients.slope[0]),
         torch.from_numpy(gradients.shift[0]),
-        Sums(*sums[0].tolist()),
-        torch.from_numpy(sum_x[0]),
+        Sums(*given.sums[0].tolist()),
+        torch.from_numpy(given.sum_away[0]),
         torch.from_numpy(fired),
     )
 
@@ -223,8 +231,8 @@ def _learn_all(search: Search, given: Pass, trained: Trained, *, live: bool) -> 
         given.sums, fired,
     )  # fmt: skip
     errors = (
-        given.x, given.b_dec, given.auxiliary, given.to_error, given.to_auxiliary, given.residual, given.frozen,
-        given.sums, given.sum_x, given.sum_residual, given.sum_frozen,
+        given.x, given.b_dec, given.wide_b_dec, given.reference, given.auxiliary, given.to_error, given.to_auxiliary,
+        given.residual, given.frozen, given.sums, given.sum_away, given.sum_residual, given.sum_frozen,
     )  # fmt: skip
     closing = (
         *of_gate, given.weights, given.auxiliary, given.to_sparsity, codes.numpy(), d_codes.numpy(),

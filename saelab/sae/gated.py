@@ -150,7 +150,7 @@ class GatedSAE(ElementwiseSAE):
         if "no_auxiliary" not in self.ablations:
             live = self._trains_decoder_by_auxiliary
             W_dec, b_dec = (self.W_dec, self.b_dec) if live else (self.W_dec.detach(), self.b_dec.detach())
-            values["auxiliary"] = mean_square(entries.decode(positive, W_dec, b_dec - x))
+            values["auxiliary"] = mean_square(entries.decode(positive, W_dec) + (b_dec - x))
         return values
 
     def settings(self) -> dict[str, Any]:

@@ -342,18 +342,68 @@ def sample(first, last, part, starts, columns, left, right, out):
         _dot_rows(out, left[b], columns, starts[b], starts[b + 1], right)
 
 
+@_inlined
+def _take_error(x, reference, b_dec, out, factor, sum_away, sum_residual):
+    """Of a row: e.e, r.r and x.r of the reconstruction r and the residual e, and ``|x - reference|^2``.
+
+    ``out`` holds the reconstruction without ``b_dec``, and gets ``factor`` times the residual. ``reference`` and
+    ``b_dec`` are float64.
+    """
+    ee, rr, xr, squares = 0.0, 0.0, 0.0, 0.0
+    for i in range(len(x)):
+        given = np.float64(x[i])
+        r = np.float64(out[i]) + b_dec[i]
+        e = r - given
+        away = given - reference[i]
+        ee += e * e
+        rr += r * r
+        xr += given * r
+        squares += away * away
+        sum_away[i] += away
+        sum_residual[i] += e
+        out[i] = factor * e
+    return ee, rr, xr, squares
+
+
+@_inlined
+def _centred(reference, n, sum_away, squares):
+    """``squares`` about the mean, which takes the place of ``sum_away``: `saelab.quantities.Spread.of`."""
+    lost = 0.0
+    for i in range(len(sum_away)):
+        lost += sum_away[i] * sum_away[i]
+        sum_away[i] = reference[i] + sum_away[i] / n
+    return squares - lost / n
+
+
+@_compiled
+def sum_errors(x, reconstruction, residual, sums, mean):
+    """The sums of `saelab.sae.base.BatchSums`: r.r, x.r, e.e and those of `saelab.quantities.Spread`."""
+    rr, xr, ee, squares = 0.0, 0.0, 0.0, 0.0
+    mean[:] = 0
+    for b in range(len(x)):
+        for i in range(x.shape[1]):
+            given, r, e = np.float64(x[b, i]), np.float64(reconstruction[b, i]), np.float64(residual[b, i])
+            away = given - np.float64(x[0, i])
+            rr += r * r
+            xr += given * r
+            ee += e * e
+            squares += away * away
+            mean[i] += away
+    sums[0], sums[1], sums[2], sums[3] = rr, xr, ee, _centred(x[0], len(x), mean, squares)
+
+
 @_compiled
 def learn_rows(
     first, last, part, screened, product, marks, xc, W_enc, limit, allowed, columns, u, starts, ends, found,
     codes, d_codes, d_pi, fired,
-    x, W_dec, b_dec, gate_bias, slope, shift, weights, threshold, auxiliary, to_error, to_sparsity, to_auxiliary,
-    residual, frozen, sums, sum_x, sum_residual, sum_frozen,
+    x, W_dec, b_dec, wide_b_dec, reference, gate_bias, slope, shift, weights, threshold, auxiliary,
+    to_error, to_sparsity, to_auxiliary, residual, frozen, sums, sum_away, sum_residual, sum_frozen,
 ):  # fmt: skip
     """Forward and backward, down to the entries, of `saelab.sae.fused`: finds them first, as `find` does.
 
     ``d_codes`` and ``d_pi`` are the loss's gradients with respect to the codes and, leaving out what goes through
     the codes, to the gate's pre-activations. ``sums`` has L0, the weighted penalty, the squared errors of both
-    reconstructions, x.x and x.e.
+    reconstructions, and the rest of what `_take_error` gives.
     """
     if _are_too_many(first, last, screened, product, marks, limit, allowed):
         found[part] = -1
@@ -361,8 +411,8 @@ def learn_rows(
     zero = x.dtype.type(0)
     here = part * (allowed + 1)
     at = here
-    n_on, penalty, error, auxiliary_error, xx, xe = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    sum_x[part], sum_residual[part], sum_frozen[part] = 0, 0, 0
+    n_on, penalty, error, auxiliary_error, rr, xr, squares = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    sum_away[part], sum_residual[part], sum_frozen[part] = 0, 0, 0
     for b in range(first, last):
         start = at
         at = _find_row(b, screened, product, marks, xc, W_enc, limit, columns, u, at)
@@ -379,12 +429,19 @@ def learn_rows(
             if magnitude > 0 and pi > min(threshold, 0):
                 fired[j] = True
         r, f = residual[b], frozen[b]
-        for i in range(len(r)):
-            r[i] = b_dec[i] - x[b, i]
+        r[:] = zero
         if auxiliary:
             for i in range(len(r)):
                 f[i] = b_dec[i] - x[b, i]
             _add_rows_twice(r, f, codes, d_pi, columns, start, at, W_dec)
+        else:
+            _add_rows(r, codes, columns, start, at, W_dec)
+        of_row = _take_error(x[b], reference, wide_b_dec, r, x.dtype.type(1), sum_away[part], sum_residual[part])
+        error += of_row[0]
+        rr += of_row[1]
+        xr += of_row[2]
+        squares += of_row[3]
+        if auxiliary:
             _dot_rows_twice(d_codes, d_pi, r, f, columns, start, at, W_dec)
             square = zero
             for i in range(len(f)):
@@ -392,7 +449,6 @@ def learn_rows(
                 sum_frozen[part, i] += f[i]
             auxiliary_error += square
         else:
-            _add_rows(r, codes, columns, start, at, W_dec)
             _dot_rows(d_codes, r, columns, start, at, W_dec)
         for e in range(start, at):
             d_codes[e] = zero if codes[e] <= 0 else to_error * d_codes[e]
@@ -400,18 +456,8 @@ def learn_rows(
             if auxiliary:
                 through += to_auxiliary * d_pi[e]
             d_pi[e] = zero if u[e] + gate_bias[columns[e]] <= 0 else through
-        square, length, along = zero, zero, zero
-        for i in range(len(r)):
-            square += r[i] * r[i]
-            length += x[b, i] * x[b, i]
-            along += x[b, i] * r[i]
-            sum_x[part, i] += x[b, i]
-            sum_residual[part, i] += r[i]
-        error += square
-        xx += length
-        xe += along
-    sums[part, 0], sums[part, 1], sums[part, 2] = n_on, penalty, error
-    sums[part, 3], sums[part, 4], sums[part, 5] = auxiliary_error, xx, xe
+    sums[part, 0], sums[part, 1], sums[part, 2], sums[part, 3] = n_on, penalty, error, auxiliary_error
+    sums[part, 4], sums[part, 5], sums[part, 6] = rr, xr, squares
     found[part] = at - here
 
 
@@ -490,26 +536,19 @@ def open_gates(
 
 @_compiled
 def take_errors(
-    first, last, part, x, b_dec, auxiliary, to_error, to_auxiliary, residual, frozen,
-    sums, sum_x, sum_residual, sum_frozen,
+    first, last, part, x, b_dec, wide_b_dec, reference, auxiliary, to_error, to_auxiliary, residual, frozen,
+    sums, sum_away, sum_residual, sum_frozen,
 ):  # fmt: skip
     """Make what codes and relu(pi) decode to, without ``b_dec``, gradients of the loss; the rest of the sums."""
     zero = x.dtype.type(0)
-    error, auxiliary_error, xx, xe = 0.0, 0.0, 0.0, 0.0
-    sum_x[part], sum_residual[part], sum_frozen[part] = 0, 0, 0
+    error, auxiliary_error, rr, xr, squares = 0.0, 0.0, 0.0, 0.0, 0.0
+    sum_away[part], sum_residual[part], sum_frozen[part] = 0, 0, 0
     for b in range(first, last):
-        square, length, along = zero, zero, zero
-        for i in range(x.shape[1]):
-            r = residual[b, i] + (b_dec[i] - x[b, i])
-            square += r * r
-            length += x[b, i] * x[b, i]
-            along += x[b, i] * r
-            sum_x[part, i] += x[b, i]
-            sum_residual[part, i] += r
-            residual[b, i] = to_error * r
-        error += square
-        xx += length
-        xe += along
+        of_row = _take_error(x[b], reference, wide_b_dec, residual[b], to_error, sum_away[part], sum_residual[part])
+        error += of_row[0]
+        rr += of_row[1]
+        xr += of_row[2]
+        squares += of_row[3]
         if auxiliary:
             square = zero
             for i in range(x.shape[1]):
@@ -518,7 +557,8 @@ def take_errors(
                 sum_frozen[part, i] += f
                 frozen[b, i] = to_auxiliary * f
             auxiliary_error += square
-    sums[part, 2], sums[part, 3], sums[part, 4], sums[part, 5] = error, auxiliary_error, xx, xe
+    sums[part, 2], sums[part, 3] = error, auxiliary_error
+    sums[part, 4], sums[part, 5], sums[part, 6] = rr, xr, squares
 
 
 @_compiled
@@ -547,17 +587,20 @@ def close_gates(
 
 @_compiled
 def add_parts(
-    to_error, to_auxiliary, sums, sum_x, sum_residual, sum_frozen, d_gate, d_slope, d_shift, positive, d_b_dec
+    n, reference, to_error, to_auxiliary, sums, sum_away, sum_residual, sum_frozen,
+    d_gate, d_slope, d_shift, positive, d_b_dec,
 ):  # fmt: skip
     """Add up what the parts of a batch, then of the features, left; the first part of each holds the result.
 
+    That of ``sum_away`` is then the mean of the ``n`` inputs, and the squares among ``sums`` are about it.
     ``d_b_dec`` gets what goes through the decoder: ``to_auxiliary`` is 0 where the auxiliary term does not train it.
     """
     for part in range(1, len(sums)):
         sums[0] += sums[part]
-        sum_x[0] += sum_x[part]
+        sum_away[0] += sum_away[part]
         sum_residual[0] += sum_residual[part]
         sum_frozen[0] += sum_frozen[part]
+    sums[0, 6] = _centred(reference, n, sum_away[0], sums[0, 6])
     for part in range(1, len(d_gate)):
         d_gate[0] += d_gate[part]
         d_slope[0] += d_slope[part]

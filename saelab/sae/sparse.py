@@ -47,8 +47,8 @@ class Entries(ABC):
         """A parameter ``(d_sae,)`` in the shape that broadcasts with `u`."""
 
     @abstractmethod
-    def decode(self, values: Tensor, W_dec: Tensor, offset: Tensor) -> Tensor:
-        """``values @ W_dec + offset``: ``(batch, d_in)``, as is ``offset``."""
+    def decode(self, values: Tensor, W_dec: Tensor) -> Tensor:
+        """``values @ W_dec``, ``(batch, d_in)``."""
 
     @abstractmethod
     def mean_sum(self, values: Tensor) -> Tensor:
@@ -72,8 +72,8 @@ class DenseEntries(Entries):
     def per_feature(self, parameter: Tensor) -> Tensor:
         return parameter
 
-    def decode(self, values: Tensor, W_dec: Tensor, offset: Tensor) -> Tensor:
-        return values @ W_dec + offset  # no addmm: under autocast that would round the offset
+    def decode(self, values: Tensor, W_dec: Tensor) -> Tensor:
+        return values @ W_dec
 
     def mean_sum(self, values: Tensor) -> Tensor:
         return values.sum(dim=-1).mean()
@@ -103,8 +103,8 @@ class ActiveEntries(Entries):
     def per_feature(self, parameter: Tensor) -> Tensor:
         return parameter.index_select(0, self._pattern.columns)  # its backward is faster than indexing's
 
-    def decode(self, values: Tensor, W_dec: Tensor, offset: Tensor) -> Tensor:
-        decoded: Tensor = _SparseDecode.apply(values, W_dec, offset, self._pattern)
+    def decode(self, values: Tensor, W_dec: Tensor) -> Tensor:
+        decoded: Tensor = _SparseDecode.apply(values, W_dec, self._pattern)
         return decoded
 
     def mean_sum(self, values: Tensor) -> Tensor:
@@ -387,7 +387,7 @@ def measured_crossover(device: torch.device, batch: int, d_in: int, d_sae: int, 
                 flat = positions_above(u.detach(), x.new_full((d_sae,), cut))
                 values = u.detach().take(flat).to(W_enc.dtype)
                 entries = ActiveEntries(x, x.new_zeros(d_in), W_enc, x, values, Pattern.at(flat, batch, d_sae))
-            error = entries.decode((entries.u - cut).relu(), W_enc.T, -x)
+            error = entries.decode((entries.u - cut).relu(), W_enc.T) - x
             loss = error.float().square().sum()
         torch.autograd.grad(loss, W_enc)
 
@@ -455,21 +455,18 @@ class Pattern:
     def _is_compiled(self) -> bool:
         return self.columns.device.type == "cpu" and workers.compiled() is not None
 
-    def matmul(self, values: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
-        """``V @ right`` with these values at V's active entries, ``(batch, d_sae)``; added to ``out`` where given."""
-        return self._multiply(self._row_starts, self.columns, values, self.shape, right, out)
+    def matmul(self, values: Tensor, right: Tensor) -> Tensor:
+        """``V @ right`` with these values at V's active entries, ``(batch, d_sae)``."""
+        return self._multiply(self._row_starts, self.columns, values, self.shape, right)
 
     def transposed_matmul(self, values: Tensor, right: Tensor) -> Tensor:
         """``V.T @ right`` for the same matrix."""
         order, starts, rows = self._by_column
-        return self._multiply(starts, rows, values.index_select(0, order), self.shape[::-1], right, None)
+        return self._multiply(starts, rows, values.index_select(0, order), self.shape[::-1], right)
 
-    def _multiply(
-        self, starts: Tensor, columns: Tensor, values: Tensor, shape: torch.Size, right: Tensor, out: Tensor | None
-    ) -> Tensor:
-        if out is None:
-            # Not `new_empty`: without MKL, addmm_ multiplies what it finds there by 0, which leaves a NaN a NaN.
-            out = right.new_zeros(shape[0], right.shape[1])
+    def _multiply(self, starts: Tensor, columns: Tensor, values: Tensor, shape: torch.Size, right: Tensor) -> Tensor:
+        # Not `new_empty`: without MKL, addmm_ multiplies what it finds there by 0, which leaves a NaN a NaN.
+        out = right.new_zeros(shape[0], right.shape[1])
         if self._is_compiled:
             arguments = (array_of(starts), array_of(columns), array_of(values), rows_of(right), array_of(out))
             workers.run(
@@ -549,21 +546,20 @@ class _Project(torch.autograd.Function):
 
 
 class _SparseDecode(torch.autograd.Function):
-    """``values @ W_dec + offset`` for values at the active entries."""
+    """``values @ W_dec`` for values at the active entries."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, W_dec: Tensor, offset: Tensor, pattern: Pattern) -> Tensor:
+    def forward(ctx: Any, values: Tensor, W_dec: Tensor, pattern: Pattern) -> Tensor:
         ctx.save_for_backward(values, W_dec)
         ctx.pattern = pattern
-        return pattern.matmul(values, W_dec, out=offset.clone())
+        return pattern.matmul(values, W_dec)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (values, W_dec), (g,), pattern = ctx.saved_tensors, gradients, ctx.pattern
-        to_values, to_W_dec, to_offset = ctx.needs_input_grad[:3]
+        to_values, to_W_dec = ctx.needs_input_grad[:2]
         return (
             pattern.sample(g, W_dec.T) if to_values else None,
             pattern.transposed_matmul(values, g) if to_W_dec else None,
-            g if to_offset else None,
             None,
         )

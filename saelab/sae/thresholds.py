@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from saelab.errors import InputError
-from saelab.quantities import fvu, gamma, where_float64_is
+from saelab.quantities import Spread, fvu, gamma, where_float64_is
 from saelab.sae.base import SparseAutoencoder, check_activations
 from saelab.sae.elementwise import ElementwiseSAE, elementwise
 from saelab.sae.sparse import Pattern
@@ -69,14 +69,14 @@ def threshold_curves(
     if W.device != sae.W_enc.device:  # that device has no sparse matmuls either
         sae = copy.deepcopy(sae).to(W.device)
     levels, places = torch.as_tensor(thresholds, dtype=W.dtype, device=W.device).sort(descending=True)
-    on, rr, xr = (torch.zeros(len(levels), dtype=torch.float64) for _ in range(3))
+    on, rr, xr, ee = (torch.zeros(len(levels), dtype=torch.float64) for _ in range(4))
     rows = x.reshape(-1, sae.d_in)
-    xx, mean = 0.0, torch.zeros(sae.d_in, dtype=torch.float64)
+    spreads = []
     for part in torch.split(rows, BATCH):
         inputs = part.to(W)
         exact = inputs.double()
-        xx += float(exact.square().sum())
-        mean += exact.sum(dim=0).cpu() / len(rows)
+        spreads.append(Spread.of(inputs))
+        residual = torch.empty_like(exact)
         reconstruction = sae.b_dec.double().repeat(len(inputs), 1)
         for step, (n_more, more) in enumerate(_increments(sae, inputs, levels, natural)):
             if more is not None:
@@ -84,11 +84,12 @@ def threshold_curves(
             on[step] += n_more
             rr[step] += float(reconstruction.flatten().dot(reconstruction.flatten()))
             xr[step] += float(reconstruction.flatten().dot(exact.flatten()))
+            torch.sub(reconstruction, exact, out=residual)
+            ee[step] += float(residual.flatten().dot(residual.flatten()))
     n = len(rows)
-    l0, rr, xr, xx = on.cumsum(0) / n, rr / n, xr / n, xx / n
-    unexplained = fvu(xx - 2 * xr + rr, torch.full_like(rr, xx), mean.square().sum())
+    unexplained = fvu(ee / n, Spread.pooled(spreads).variance.cpu())
     order = places.argsort().cpu()
-    numbers = {"l0": l0, "gamma": gamma(rr, xr), "fvu": unexplained}
+    numbers = {"l0": on.cumsum(0) / n, "gamma": gamma(rr, xr), "fvu": unexplained}
     columns = {name: values[order].numpy() for name, values in numbers.items()}
     return pd.DataFrame({"threshold": [float(threshold) for threshold in thresholds], **columns})
 

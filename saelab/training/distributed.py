@@ -32,11 +32,19 @@ class Together:
             for tensor in (*module.parameters(), *module.buffers()):
                 tensor.copy_(broadcast(tensor.detach().contiguous()))
 
+    def place(self, tensor: Tensor) -> Tensor:
+        """``(n_processes, ...)``: this process's tensor in its own place, zeros in the others; `add_up` fills these."""
+        places = tensor.new_zeros(self.share.n_processes, *tensor.shape)
+        places[self.share.process] = tensor
+        return places
+
     @torch.no_grad()
     def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Put into each tensor the sum of all processes' tensors, in one exchange."""
+        """Put into each tensor the sum of all processes' tensors, in one exchange for each type."""
         assert self._accelerator is not None
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        total = self._accelerator.reduce(flat, reduction="sum")
-        for tensor, part in zip(tensors, total.split([tensor.numel() for tensor in tensors]), strict=True):
-            tensor.copy_(part.view_as(tensor))
+        for kind in dict.fromkeys(tensor.dtype for tensor in tensors):
+            ours = [tensor for tensor in tensors if tensor.dtype == kind]
+            flat = torch.cat([tensor.reshape(-1) for tensor in ours])
+            total = self._accelerator.reduce(flat, reduction="sum")
+            for tensor, part in zip(ours, total.split([tensor.numel() for tensor in ours]), strict=True):
+                tensor.copy_(part.view_as(tensor))

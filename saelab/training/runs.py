@@ -105,9 +105,9 @@ class TrainingRecord:
     l0: float
     """Mean number of features on per input."""
     fvu: float
-    """Fraction of variance unexplained."""
+    """Fraction of variance unexplained; NaN where all inputs are the same."""
     gamma: float
-    """Relative reconstruction bias."""
+    """Relative reconstruction bias; NaN where nothing is reconstructed."""
     n_dead: int
     """Features that were on for no input in the last ``dead_after_steps`` steps, nor would be at a threshold of 0."""
     n_resampled: int

@@ -1,6 +1,7 @@
 """Train a sparse autoencoder: a plain loop whose knobs may be turned between steps."""
 
 import contextlib
+import functools
 import math
 import os
 import signal
@@ -19,7 +20,7 @@ from saelab.data.batches import Activations, Batch, batches_of
 from saelab.devices import available
 from saelab.errors import InputError, InputTypeError
 from saelab.files.sae_files import describe
-from saelab.quantities import fvu, gamma
+from saelab.quantities import Spread, fvu, gamma, pooling_dtype
 from saelab.sae import workers
 from saelab.sae.base import BatchSums, GradientPass, SparseAutoencoder
 from saelab.sae.declarations import Moment
@@ -413,7 +414,9 @@ class Trainer:
             with torch.autocast(x.device.type, dtype=torch.bfloat16) if in_half else contextlib.nullcontext():
                 passed = self.sae.gradient_pass(x, coefficients, self._moment(), share=len(x) / batch.size)
         else:
-            none = BatchSums(W.new_zeros(3 + len(self.sae.terms)), W.new_zeros(3), W.new_zeros(self.sae.d_in))
+            zeros = functools.partial(W.new_zeros, dtype=pooling_dtype(W))
+            spread = Spread(zeros(()), zeros(self.sae.d_in), zeros(()))
+            none = BatchSums(zeros(3 + len(self.sae.terms)), zeros(3), spread)
             passed = GradientPass(none, torch.zeros_like(W[0], dtype=torch.bool), {})
         sums, fired, observed = passed
         if self._together.share.n_processes > 1:
@@ -424,8 +427,9 @@ class Trainer:
                     parameter.grad = torch.zeros_like(parameter)
                 gradients[name] = self.sae.features_first(name, parameter.grad)
             counts, stops = fired.to(W), W.new_full((1,), len(self._held_signals.asked))
-            sums = BatchSums(*(part.to(torch.float64 if W.device.type == "cpu" else W.dtype) for part in sums))
-            self._together.add_up([*sums, counts, stops, *gradients.values()])
+            spreads = Spread(*map(self._together.place, sums.spread))
+            self._together.add_up([sums.means, sums.products, *spreads, counts, stops, *gradients.values()])
+            sums = sums._replace(spread=spreads.joined())
             fired, self._all_stop = counts > 0, bool(stops)
         return sums, fired, observed
 
@@ -444,15 +448,14 @@ class Trainer:
     def _record(self, step: int, sums: BatchSums, n: int, coefficients: dict[str, float], lr: float) -> TrainingRecord:
         n_dead = (self._silent_steps >= self.config.dead_after_steps).count_nonzero()
         # One transfer, where the SAE is on a GPU.
-        others = torch.stack([sums.x.dot(sums.x), n_dead.to(sums.x)])
-        *summed, xx, xe, ee, squared, dead = torch.cat([sums.means, sums.products, others]).tolist()
-        l0, total, reconstruction, *terms = (part / n for part in summed)
-        fvu_now = fvu(ee / n, xx / n, squared / n**2, epsilon=torch.finfo(sums.x.dtype).eps)
-        gamma_now = gamma(xx + 2 * xe + ee, xx + xe)  # of r = x + e, the reconstruction
+        others = torch.stack([sums.spread.squares, n_dead.to(sums.means)])
+        *summed, dead = torch.cat([sums.means, sums.products, others]).tolist()
+        l0, total, reconstruction, *terms, rr, xr, ee, variance = (part / n for part in summed)
         return TrainingRecord(
             step=step, loss=total, reconstruction=reconstruction,
             terms=dict(zip((term.name for term in self.sae.terms), terms, strict=True)),
-            l0=l0, fvu=fvu_now, gamma=gamma_now, n_dead=int(dead), n_resampled=0, coefficients=coefficients, lr=lr,
+            l0=l0, fvu=fvu(ee, variance), gamma=gamma(rr, xr), n_dead=int(dead), n_resampled=0,
+            coefficients=coefficients, lr=lr,
             settings={knob.name: getattr(self.sae, knob.name) for knob in self.sae.live_settings},
         )  # fmt: skip
 

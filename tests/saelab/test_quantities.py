@@ -1,14 +1,17 @@
 """A quantity is one line of `saelab.quantities`: every table, figure and formula follows from it."""
 
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from saelab import (
     ARCHITECTURES,
@@ -29,6 +32,7 @@ from saelab.quantities import (
     COLOURS,
     QUANTITIES,
     Quantity,
+    Spread,
     as_line,
     as_table,
     fvu,
@@ -124,8 +128,8 @@ def test_legends_begin_with_the_courses_three_and_end_with_what_is_no_architectu
 
 @pytest.mark.parametrize("make", [float, lambda value: torch.tensor([value, value])], ids=["float", "tensor"])
 def test_formulas_by_hand(make: Callable[[float], float]) -> None:
-    # x is 2 or 6, and r half of it: E[x x] = 20, E[x r] = 10, E[r r] = 5, E[(x - r)^2] = 5, E[x] = 4.
-    xx, xr, rr, error, mean_square = map(make, (20.0, 10.0, 5.0, 5.0, 16.0))
+    # x is 2 or 6, and r half of it: E[x x] = 20, E[x r] = 10, E[r r] = 5, E[(x - r)^2] = 5, E[(x - 4)^2] = 4.
+    xx, xr, rr, error, variance = map(make, (20.0, 10.0, 5.0, 5.0, 4.0))
 
     def is_all(value: float | torch.Tensor, expected: float) -> bool:
         return bool((torch.as_tensor(value) == expected).all())
@@ -134,43 +138,59 @@ def test_formulas_by_hand(make: Callable[[float], float]) -> None:
     assert is_all(gamma_v1(rr, xr), math.sqrt(5 / 15) if make is float else float(torch.tensor(5 / 15).sqrt()))
     assert is_all(projection(xr, xx), 0.5)
     assert is_all(norm_ratio(make(2.0), make(4.0)), 0.5)
-    assert is_all(fvu(error, xx, mean_square), 1.25)
+    assert is_all(fvu(error, variance), 1.25)
 
 
 @pytest.mark.parametrize("make", [float, torch.tensor], ids=["float", "tensor"])
 def test_a_formula_without_a_denominator_is_nan(make: Callable[[float], float]) -> None:
     zero, one, three = make(0.0), make(1.0), make(3.0)
-    undefined = [gamma(one, zero), projection(one, zero), norm_ratio(one, zero), fvu(one, one, one)]
+    undefined = [gamma(one, zero), projection(one, zero), norm_ratio(one, zero), fvu(one, zero)]
     undefined += [gamma_v1(zero, zero), gamma_v1(three, one)]  # 0 / 0, and the root of a negative number
     assert all(math.isnan(value) for value in undefined)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_variance_of_equal_inputs_is_rounding_and_gives_no_fvu(dtype: torch.dtype) -> None:
-    for n in (7, 1000, 4096):
-        for value in (0.1, 0.3, 7.7):
-            x = torch.full((n, 64), value, dtype=dtype)
-            xx, mean_square = x.square().sum() / n, (x.sum(dim=0) / n).square().sum()
-            assert fvu(torch.ones_like(xx), xx, mean_square).isnan()
-            varied = x + 0.1 * torch.randn(n, 64, generator=torch.Generator().manual_seed(n)).to(dtype)
-            xx, mean_square = varied.square().sum() / n, (varied.sum(dim=0) / n).square().sum()
-            assert fvu(torch.ones_like(xx), xx, mean_square).isfinite()
+def test_a_spread_by_hand() -> None:
+    spread = Spread.of(torch.tensor([[1.0, 5.0], [3.0, 5.0], [5.0, 11.0]]))
+    assert spread.n == 3 and spread.mean.tolist() == [3, 7] and spread.squares == 8 + 24
+    assert spread.variance == pytest.approx(32 / 3)
+    assert {part.dtype for part in spread} == {torch.float64}
 
 
-def test_the_guard_follows_the_precision_of_the_sums() -> None:
-    def with_variance(variance: float, dtype: torch.dtype) -> float:
-        return float(fvu(*(torch.tensor(value, dtype=dtype) for value in (1.0, 1.0, 1 - variance))))
+@settings(max_examples=50)
+@given(
+    mean=st.sampled_from([0.0, 1.0, -300.0, 1e4, 1e7]),
+    outlier=st.sampled_from([0.0, 1e3]),
+    cuts=st.lists(st.integers(0, 40), max_size=4),
+    seed=st.integers(0, 1000),
+)
+def test_a_spread_is_exact_however_far_the_mean_is_and_however_the_inputs_are_divided(
+    mean: float, outlier: float, cuts: list[int], seed: int
+) -> None:
+    x = mean + torch.randn(40, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x[0] += outlier  # the input that others are measured from
+    exact = [[Fraction(value) for value in column] for column in x.T.tolist()]
+    means = [sum(column) / 40 for column in exact]
+    squares = float(sum((value - m) ** 2 for column, m in zip(exact, means, strict=True) for value in column))
+    edges = [0, *sorted(cuts), 40]
+    nothing = Spread(*(torch.zeros(shape, dtype=torch.float64) for shape in ((), (3,), ())))
+    parts = [Spread.of(x[a:b]) if b > a else nothing for a, b in pairwise(edges)]
+    pooled = Spread.pooled(parts)
+    assert pooled.n == 40
+    assert pooled.mean.tolist() == pytest.approx([float(m) for m in means], rel=1e-14, abs=1e-14)
+    assert pooled.squares.item() == pytest.approx(squares, rel=1e-12 if mean < 1e6 else 1e-9)
 
-    assert fvu(1.0, 1.0, 1 - 1e-9) == with_variance(1e-9, torch.float64) == pytest.approx(1e9)
-    assert math.isnan(fvu(1.0, 1.0, 1 - 100 * sys.float_info.epsilon))
-    assert math.isnan(with_variance(100 * sys.float_info.epsilon, torch.float64))
-    assert math.isnan(with_variance(1e-5, torch.float32)) and with_variance(1e-3, torch.float32) < 1001
-    assert with_variance(0.5, torch.bfloat16) == with_variance(0.5, torch.float16) == 2
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_equal_inputs_have_a_spread_of_exactly_zero_and_no_fvu(dtype: torch.dtype) -> None:
+    for value in (0.1, 0.3, 7.7, 1e4):
+        parts = [Spread.of(torch.full((n, 64), value, dtype=dtype)) for n in (1, 7, 1000)]
+        assert Spread.pooled(parts).variance == 0
+        assert fvu(torch.ones(()), Spread.pooled(parts).variance).isnan()
 
 
 def test_formulas_keep_a_tensors_shape_and_type() -> None:
     ones = torch.ones(2, 3)
-    for value in (gamma(ones, ones), gamma_v1(ones, ones), projection(ones, ones), fvu(ones, 2 * ones, ones)):
+    for value in (gamma(ones, ones), gamma_v1(ones, ones), projection(ones, ones), fvu(ones, ones)):
         assert value.shape == (2, 3) and value.dtype == torch.float32
 
 

@@ -65,9 +65,11 @@ def whole_sae(explorer: GateExplorer, own: float) -> tuple[float, float, float]:
     of = explorer.rows_of
     magnitude = np.maximum(of["slope"] * rows[:, 0] + (1 - of["natural"]) * of["shift"], 0)
     code = np.where(rows[:, 0] > own, magnitude, 0)
-    rr = of["rr"] + 2 * (code * rows[:, 2]).mean() + of["norm"] * (code**2).mean()
+    squares = of["norm"] * (code**2).mean()
+    rr = of["rr"] + 2 * (code * (rows[:, 1] + rows[:, 2])).mean() + squares
     xr = of["xr"] + (code * rows[:, 1]).mean()
-    return of["l0"] + (code > 0).mean(), rr / xr, (of["xx"] - 2 * xr + rr) / of["variance"]
+    error = of["error"] + 2 * (code * rows[:, 2]).mean() + squares
+    return of["l0"] + (code > 0).mean(), rr / xr, error / of["variance"]
 
 
 @pytest.fixture
@@ -114,6 +116,18 @@ def test_what_the_page_is_sent_gives_the_whole_sae_with_a_threshold_of_the_featu
         assert l0 == pytest.approx(metrics.l0, abs=1e-6)
         assert gamma == pytest.approx(metrics.gamma, rel=1e-5)
         assert fvu == pytest.approx(metrics.fvu, rel=1e-5)
+
+
+def test_what_the_page_is_sent_keeps_its_digits_far_from_zero() -> None:
+    x = inputs() + 30_000
+    sae = random_sae()
+    with torch.no_grad():
+        sae.b_dec.copy_(x.mean(dim=0))
+    explorer = GateExplorer(sae, x)
+    explorer.feature_threshold_offset = 0.4
+    metrics = evaluate(explorer.apply().double(), x.double())
+    _, gamma, fvu = whole_sae(explorer, 0.4)
+    assert (gamma, fvu) == pytest.approx((metrics.gamma, metrics.fvu), rel=1e-5)
 
 
 def test_an_own_threshold_changes_the_numbers_at_all(explorer: GateExplorer) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from saelab.errors import InputError
+from saelab.quantities import Spread
 from saelab.sae.base import SparseAutoencoder, check_activations
 from saelab.sae.elementwise import ElementwiseSAE, elementwise
 from saelab.sae.sparse import Pattern
@@ -35,10 +36,8 @@ class Snapshot:
         except InputError as error:
             raise InputError(f"GateExplorer cannot show this SAE: {error}") from error
         self.densities = (self._gates.codes(self.gate_threshold) > 0).double().mean(dim=0)
-        exact = x.double()
-        self.xx = float(exact.square().sum(dim=1).mean())
-        self.variance = self.xx - float(exact.mean(dim=0).square().sum())
-        self._decoded: tuple[tuple[float, float], Tensor, Tensor] | None = None
+        self.variance = float(Spread.of(x).variance)
+        self._decoded: tuple[tuple[float, float], tuple[Tensor, Tensor, Tensor]] | None = None
 
     def gates_of(self, x: Tensor) -> Gates:
         return Gates(self.sae, x.float())
@@ -47,22 +46,26 @@ class Snapshot:
         """What is needed to try other thresholds for one feature alone, with all others as they stand.
 
         With d the feature's row of the decoder and r' the reconstruction without it, float32: its gate pre-activation,
-        x . d and r' . d, for each token; features one after the other. Beside each a dict: E[r' . r'], E[x . r'] and
-        L0 without the feature, in which a code c changes E||r||^2 by 2 E[c r' . d] + ||d||^2 E[c^2].
+        x . d and (r' - x) . d, for each token; features one after the other. Beside each a dict: E[r' . r'],
+        E[x . r'], E||r' - x||^2 and L0 without the feature. A code c changes the last square by
+        2 E[c (r' - x) . d] + ||d||^2 E[c^2], and E||r||^2 alike.
         """
-        codes, reconstruction = self._decode(threshold, natural)
+        codes, reconstruction, residual = self._decode(threshold, natural)
         own = codes[:, features]
         directions = self.sae.W_dec[features]
         norms = directions.double().square().sum(dim=1)
         along_x = self.x @ directions.T
-        along_rest = (reconstruction @ directions.T).double().sub_(own.double() * norms).float()
-        rows = (
-            torch.stack([self._gates.pi_gate[:, features], along_x, along_rest], dim=-1).permute(1, 0, 2).contiguous()
-        )
-        r = reconstruction.double()
         c = own.double()
+        along_error = (residual @ directions.T).double().sub_(c * norms).float()
+        rows = (
+            torch.stack([self._gates.pi_gate[:, features], along_x, along_error], dim=-1).permute(1, 0, 2).contiguous()
+        )
+        r, e = reconstruction.double(), residual.double()
+        along_rest = along_error.double() + along_x
         l0 = float((codes > 0).sum()) / len(codes) - (own > 0).double().mean(dim=0)
-        rr = r.square().sum() / len(r) - 2 * (c * along_rest).mean(dim=0) - norms * c.square().mean(dim=0)
+        squares = norms * c.square().mean(dim=0)
+        rr = r.square().sum() / len(r) - 2 * (c * along_rest).mean(dim=0) - squares
+        ee = e.square().sum() / len(e) - 2 * (c * along_error).mean(dim=0) - squares
         xr = (r * self.x).sum() / len(r) - (c * along_x).mean(dim=0)
         of = [
             {
@@ -75,22 +78,25 @@ class Snapshot:
                 "l0": float(l0[place]),
                 "rr": float(rr[place]),
                 "xr": float(xr[place]),
-                "xx": self.xx,
+                "error": float(ee[place]),
                 "variance": self.variance,
             }
             for place, feature in enumerate(features)
         ]
         return rows.numpy().tobytes(), of
 
-    def _decode(self, threshold: float, natural: float) -> tuple[Tensor, Tensor]:
-        """Codes and reconstruction; those of the last time are kept, as another feature is the usual next question."""
+    def _decode(self, threshold: float, natural: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes, reconstruction and residual.
+
+        Those of the last time are kept, as another feature is the usual next question.
+        """
         if self._decoded is None or self._decoded[0] != (threshold, natural):
             codes = self._gates.codes(threshold, natural)
             flat = codes.flatten().nonzero().squeeze(1)
             pattern = Pattern.at(flat, *codes.shape)
-            decoded = pattern.matmul(codes.flatten()[flat], self.sae.W_dec) + self.sae.b_dec
-            self._decoded = ((threshold, natural), codes, decoded)
-        return self._decoded[1], self._decoded[2]
+            decoded, b_dec = pattern.matmul(codes.flatten()[flat], self.sae.W_dec), self.sae.b_dec
+            self._decoded = ((threshold, natural), (codes, decoded + b_dec, decoded + (b_dec - self.x)))
+        return self._decoded[1]
 
     def typical_feature(self) -> int:
         """One of about `TYPICAL_DENSITY`, on a log scale."""

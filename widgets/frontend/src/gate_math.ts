@@ -1,3 +1,5 @@
+import { ratio } from "./ratio";
+
 /** One feature on every token, and the SAE without it; `GateExplorer` in Python says what each is. */
 export interface Look {
   feature: number;
@@ -10,21 +12,22 @@ export interface Look {
   l0: number;
   rr: number;
   xr: number;
-  xx: number;
+  error: number;
   variance: number;
 }
 
 export interface Rows {
   piGate: Float32Array;
   alongX: Float32Array;
-  alongRest: Float32Array;
+  /** Of the residual without the feature. */
+  alongError: Float32Array;
 }
 
 /** The three columns of one of several features whose rows follow one another. */
 export function rowsOf(values: Float32Array, nRows: number, place = 0): Rows {
   const column = (index: number): Float32Array =>
     Float32Array.from({ length: nRows }, (_, row) => values[3 * (place * nRows + row) + index] ?? NaN);
-  return { piGate: column(0), alongX: column(1), alongRest: column(2) };
+  return { piGate: column(0), alongX: column(1), alongError: column(2) };
 }
 
 type Line = Pick<Look, "slope" | "shift">;
@@ -64,19 +67,20 @@ export interface Metrics {
 
 /** L0, gamma and FVU of the whole SAE, exactly, with another threshold for this feature and all else as it stands. */
 export function wholeSae(rows: Rows, look: Look, own: number): Metrics {
-  let [on, alongX, alongRest, squares] = [0, 0, 0, 0];
+  let [on, alongX, alongError, squares] = [0, 0, 0, 0];
   const n = rows.piGate.length;
   for (let row = 0; row < n; row++) {
     const code = codeAt(rows.piGate[row]!, own, look.natural, look);
     if (code <= 0) continue;
     on++;
     alongX += code * rows.alongX[row]!;
-    alongRest += code * rows.alongRest[row]!;
+    alongError += code * rows.alongError[row]!;
     squares += code * code;
   }
-  const rr = look.rr + (2 * alongRest + look.norm * squares) / n;
+  const error = look.error + (2 * alongError + look.norm * squares) / n;
+  const rr = look.rr + (2 * (alongX + alongError) + look.norm * squares) / n;
   const xr = look.xr + alongX / n;
-  return { l0: look.l0 + on / n, gamma: rr / xr, fvu: (look.xx - 2 * xr + rr) / look.variance };
+  return { l0: look.l0 + on / n, gamma: ratio(rr, xr), fvu: ratio(error, look.variance) };
 }
 
 export interface Bin {
@@ -104,7 +108,7 @@ export function binsOf(rows: Rows, norm: number): Bin[] {
     const bin = bins[Math.floor(at / width) - first];
     if (!bin) return;
     bin.count++;
-    bin.best += (rows.alongX[row]! - rows.alongRest[row]!) / norm;
+    bin.best -= rows.alongError[row]! / norm;
   });
   for (const bin of bins) bin.best = bin.count ? bin.best / bin.count : NaN;
   return bins;

@@ -1,5 +1,7 @@
 /** What the shrinkage explorer computes in the page, of data that Python sent once. All sums are in float64. */
 
+import { ratio } from "./ratio";
+
 /** The entries of a sparse matrix that are not zero, row by row. */
 export interface Entries {
   readonly row: Int32Array;
@@ -108,7 +110,9 @@ export interface Sums {
 export function sumsOf(x: ArrayLike<number>, r: ArrayLike<number>, dIn: number): Sums {
   const n = x.length / dIn;
   const sums: Sums = { xx: 0, rr: 0, xr: 0, error: 0, xNorm: 0, rNorm: 0, variance: 0 };
-  const mean = new Float64Array(dIn);
+  // Variance from distances to the first input, exactly zero where all are the same: `Spread` in saelab/quantities.py.
+  const away = new Float64Array(dIn);
+  let squares = 0;
   for (let row = 0; row < n; row++) {
     let [xx, rr, xr] = [0, 0, 0];
     for (let k = 0; k < dIn; k++) {
@@ -117,7 +121,8 @@ export function sumsOf(x: ArrayLike<number>, r: ArrayLike<number>, dIn: number):
       rr += b * b;
       xr += a * b;
       sums.error += (a - b) ** 2;
-      mean[k]! += a / n;
+      away[k]! += a - x[k]!;
+      squares += (a - x[k]!) ** 2;
     }
     sums.xx += xx;
     sums.rr += rr;
@@ -126,12 +131,9 @@ export function sumsOf(x: ArrayLike<number>, r: ArrayLike<number>, dIn: number):
     sums.rNorm += Math.sqrt(rr);
   }
   for (const name of ["xx", "rr", "xr", "error", "xNorm", "rNorm"] as const) sums[name] /= n;
-  sums.variance = sums.xx - mean.reduce((sum, m) => sum + m * m, 0);
+  sums.variance = (squares - away.reduce((sum, d) => sum + d * d, 0) / n) / n;
   return sums;
 }
-
-/** NaN, and not infinity, where there is nothing to divide by. */
-const ratio = (a: number, b: number): number => (b === 0 ? NaN : a / b);
 
 /** The relative reconstruction bias by the formulas of `saelab.RelativeReconstructionBias`. */
 export interface Biases {

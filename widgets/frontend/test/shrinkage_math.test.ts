@@ -65,6 +65,12 @@ test("FVU is measured against the mean of the inputs", () => {
   close(variance, 1);
 });
 
+test("a variance keeps its digits however far the mean is, and that of equal inputs is exactly zero", () => {
+  close(sumsOf([1e9 + 1, 1e9 + 3, 1e9 + 5], [0, 0, 0], 1).variance, 8 / 3);
+  const equal = sumsOf([0.1, 7.7, 0.1, 7.7, 0.1, 7.7], [0, 0, 0, 0, 0, 0], 2);
+  assert.equal(equal.variance, 0);
+});
+
 test("entries are read from place and value", () => {
   const { row, feature, value } = readEntries(Float32Array.of(0, 1, 5, 2, 11, 3), 4);
   assert.deepEqual([[...row], [...feature], [...value]], [[0, 1, 2], [0, 1, 3], [1, 2, 3]]);
