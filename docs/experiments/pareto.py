@@ -1,6 +1,6 @@
 """Measure what sparsity costs each architecture, over five seeds and beside controls.
 
-    python docs/experiments/pareto.py            # twenty minutes on two idle cores; seconds when repeated
+    python docs/experiments/pareto.py            # 38 minutes on two cores that also did other work; seconds when repeated
     python docs/experiments/pareto.py --quick    # small SAEs, about a minute
 
 The shape is that of figures 1 and 6 of the paper (arXiv 2404.16014v2), with thin lines for other architectures. The
@@ -123,15 +123,16 @@ def untrained(
 ) -> pd.DataFrame:
     """A row as of a sweep for each dictionary that nobody trained; a PCA has no seed, so it is the same for each."""
     folder.mkdir(parents=True, exist_ok=True)
+    sample = store.activations[:50_000]
     rows = []
     for k in effort.k:
         for control, seed in [("pca", effort.seeds[0]), *(("random", seed) for seed in effort.seeds)]:
             path = folder / f"{control}-{k}-{seed}.safetensors"
             if not path.exists():
                 made = (
-                    saelab.pca_dictionary(store, effort.d_sae, k)
+                    saelab.pca_dictionary(sample, effort.d_sae, k)
                     if control == "pca"
-                    else saelab.random_dictionary(store, effort.d_sae, k, seed)
+                    else saelab.random_dictionary(sample, effort.d_sae, k, seed)
                 )
                 made.trained_on = store.trained_on
                 saelab.save(made, path)

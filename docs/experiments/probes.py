@@ -56,7 +56,7 @@ FULL = Effort(
     # As in pareto.py, which says why.
     training=saelab.TrainingConfig(n_steps=1000, batch_size=512, lr=2e-3, resample_every=0, start_at_mean=True),
     l1_coefficients={NO_CONTROL: (1, 2, 4), "frozen_decoder": (1, 3), "frozen_encoder": (2, 20)},
-    C=(0.001, 0.01, 0.1),
+    C=(0.003, 0.03),
 )
 QUICK = FULL._replace(
     layers=(1, 3),

@@ -76,6 +76,7 @@ CONTROLS = {
 UNTRAINED = {"pca": "PCA", "random": "random dictionary"}
 """Labels of `pca_dictionary` and `random_dictionary` in a table's column ``control``."""
 _DOTS = (1, 1.5)
+_MARKERS = dict(zip(UNTRAINED, ("X", "P"), strict=True))
 _DASHES = dict(zip((*CONTROLS, *UNTRAINED), (_DOTS, (4, 1.5), (6, 1.5, 1, 1.5), (2, 3), (8, 3)), strict=True))
 """All controls are grey, and told apart by their dashes."""
 
@@ -93,6 +94,7 @@ def label_as_control(trained: str, control: str) -> str:
 
 def look_of_control(control: str, marker: str) -> Look:
     """How figures and widgets draw a control, with the ``marker`` of what it is a control of."""
+    marker = _MARKERS.get(control, marker)  # untrained dictionaries control no architecture
     return Look(GREY.light, GREY.dark, marker, _DASHES.get(control, _DOTS), width=1.0)
 
 
