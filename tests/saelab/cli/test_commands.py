@@ -103,7 +103,7 @@ def test_every_field_of_the_training_configuration_is_an_option_with_its_meaning
     text = help_of("train")
     for field in dataclasses.fields(saelab.TrainingConfig):
         option = "--" + field.name.replace("_", "-")
-        assert f"{option} <" in text or f"{option} --no{option[1:]}" in text
+        assert f"{option} <" in text or f"{option} / --no{option[1:]}" in text
     for name, _, _, meaning in options.training_fields():
         assert meaning in text, name
     assert "Adam's decay rates; the paper's (appendix D). [default: 0.0, 0.999]" in text
