@@ -134,7 +134,7 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
 """For each page: title, module to import, and names in the order of the page."""
 
 
-DATA = ("saelab.sae.base",)
+DATA = ("saelab.sae.base", "saelab.evaluation.controls")
 """Modules that define the public names that are neither classes nor functions."""
 
 

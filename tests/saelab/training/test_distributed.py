@@ -96,7 +96,7 @@ def assert_same_weights(sae: saelab.SparseAutoencoder, other: saelab.SparseAutoe
 
 RESAMPLED = {
     "n_steps": 40, "batch_size": 501, "sparsity_warmup_steps": 5, "lr_warmup_steps": 5,
-    "dead_after_steps": 5, "resample_every": 15, "checkpoint_every": 20, "start_at_mean": True,
+    "dead_after_steps": 5, "resample_every": 15, "checkpoint_every": 20,
 }  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def test_two_processes_train_the_sae_of_one_each_on_rows_of_its_own(
 
 
 def test_the_command_line_trains_in_two_processes_what_it_trains_in_one(folder: Path, tmp_path: Path) -> None:
-    options = ["--d-sae", "64", "--n-steps", "20", "--batch-size", "300"]
+    options = ["--d-sae", "64", "--n-steps", "20", "--batch-size", "300", "--start-at-mean"]
     output = launched("-m", "saelab", "train", folder, tmp_path / "two", *options, "--json")
     assert [json.loads(line)["step"] for line in output.splitlines() if line.startswith("{")] == [20]  # by one of them
     one = [sys.executable, "-m", "saelab", "train", str(folder), str(tmp_path / "one"), *options]
