@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saelab.data.activations import ActivationStore
-from saelab.data.shards import StoredRows
+from saelab.data.activations import ActivationStore, Rows
 from saelab.errors import InputError
-from saelab.quantities import GREY
+from saelab.quantities import GREY, Spread
 from saelab.sae.base import SparseAutoencoder, check_activations
 from saelab.sae.declarations import Look
 from saelab.sae.topk import TopKSAE
@@ -124,16 +123,17 @@ def pca_dictionary(activations: Tensor | ActivationStore, d_sae: int, k: int) ->
     TypeError, ValueError
         Like `check_activations`; ``d_sae`` is below 2, or ``k`` more than the number of directions.
     """
-    n_directions = min(d_sae // 2, _width(activations))
+    rows = _rows(activations)
+    n_directions = min(d_sae // 2, rows.shape[-1])
     if not 1 <= k <= n_directions:
         raise InputError(
             f"k must lie between 1 and the number of principal directions, here {n_directions} (half of d_sae={d_sae}, "
             f"and at most d_in), not {k}"
         )
-    mean = _mean(activations)
+    mean = _mean(rows)
     scatter = torch.zeros(len(mean), len(mean), dtype=torch.float64)
-    for x in _batches(activations):
-        centred = x.cpu().double() - mean
+    for x in _batches(rows):
+        centred = x.double() - mean
         scatter += centred.T @ centred
     directions = torch.linalg.eigh(scatter).eigenvectors.T.flip(0)[:n_directions]
     return _untrained(torch.cat([directions, -directions]), mean, k, factor=1.0)
@@ -159,13 +159,14 @@ def random_dictionary(activations: Tensor | ActivationStore, d_sae: int, k: int,
     TypeError, ValueError
         Like `check_activations`; ``k`` does not lie between 1 and ``d_sae``.
     """
-    start = TopKSAE(_width(activations), d_sae, k, seed=seed, dtype=torch.float64)
-    mean = _mean(activations)
+    rows = _rows(activations)
+    start = TopKSAE(rows.shape[-1], d_sae, k, seed=seed, dtype=torch.float64)
+    mean = _mean(rows)
     sae = _untrained(start.W_dec, mean, k, factor=1.0)
     xr = rr = 0.0
-    for x in _batches(activations):
-        centred = x.cpu().double() - mean
-        reconstruction = sae(x.cpu().to(sae.W_dec.dtype)).double() - mean
+    for x in _batches(rows):
+        centred = x.double() - mean
+        reconstruction = sae(x.to(sae.W_dec.dtype)).double() - mean
         xr += float((centred * reconstruction).sum())
         rr += float(reconstruction.square().sum())
     return _untrained(start.W_dec, mean, k, factor=xr / rr if rr else 1.0)
@@ -181,21 +182,18 @@ def _untrained(directions: Tensor, mean: Tensor, k: int, factor: float) -> TopKS
     return sae
 
 
-def _width(activations: Tensor | ActivationStore) -> int:
+def _rows(activations: Tensor | ActivationStore) -> Rows:
     rows = activations.activations if isinstance(activations, ActivationStore) else activations
-    if not isinstance(rows, StoredRows):
+    if isinstance(rows, Tensor):
         check_activations(rows)
-    return rows.shape[-1]
+    return rows
 
 
-def _batches(activations: Tensor | ActivationStore) -> Iterator[Tensor]:
-    rows = activations.activations if isinstance(activations, ActivationStore) else activations
+def _batches(rows: Rows) -> Iterator[Tensor]:
     for start in range(0, len(rows), BATCH):
-        yield rows[start : start + BATCH]
+        yield rows[start : start + BATCH].cpu()
 
 
-def _mean(activations: Tensor | ActivationStore) -> Tensor:
+def _mean(rows: Rows) -> Tensor:
     """``(d_in,)``, float64."""
-    sums = [x.cpu().double().sum(dim=0) for x in _batches(activations)]
-    rows = activations.activations if isinstance(activations, ActivationStore) else activations
-    return torch.stack(sums).sum(dim=0) / len(rows)
+    return Spread.pooled(map(Spread.of, _batches(rows))).mean

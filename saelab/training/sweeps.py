@@ -126,8 +126,9 @@ def sweep(
     tested_on = trained_on if test is None else batches_of(test, d_in, batch_size=1, seed=0).fingerprint()
     content = {"version": FORMAT_VERSION, "activations": trained_on, "test": tested_on}
     for make in makers:
+        own_values = _values_for(_make(make, each_seed[0]), values)
         for control in (NO_CONTROL, *controls):
-            for value in _values_for(_make(make, each_seed[0]), values):
+            for value in own_values:
                 for seed in each_seed:
                     members.append(_Member.of(make, control, value, seed, config, knobs, content, Path(folder)))
 
