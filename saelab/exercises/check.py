@@ -1,6 +1,7 @@
 """All checks by name; each tutorial has a module of its own."""
 
 from saelab.exercises.capstone import capstone_conclusion, capstone_plan, capstone_results, fvu_at
+from saelab.exercises.chance import paired_interval, right_control, small_error_nothing_found
 from saelab.exercises.gated import gated_codes, gated_loss, jumprelu_threshold, without_auxiliary
 from saelab.exercises.language_model import loss_recovered, mean_baseline, splice, top_texts
 from saelab.exercises.probing import n_active, principal_components, probe, training_accuracy_on_codes
@@ -28,11 +29,14 @@ __all__ = [
     "loss_recovered",
     "mean_baseline",
     "n_active",
+    "paired_interval",
     "pooled_bias",
     "principal_components",
     "probe",
     "relative_reconstruction_bias",
     "rescale_shift_codes",
+    "right_control",
+    "small_error_nothing_found",
     "splice",
     "standard_encode",
     "top_texts",
