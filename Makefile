@@ -6,7 +6,7 @@ LOWEST_PYTHON := $(shell sed -n 's/^requires-python = ">=\(.*\)"$$/\1/p' pyproje
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-all check tutorials frontend picture address dist check-dist check-binder bench-widgets pareto probes \
+.PHONY: help lab test test-all check tutorials frontend picture address dist check-dist check-binder bench-widgets pareto probes claims \
 	site check-site lock benchmarks bench check-interchange aarch64 clean
 
 help:
@@ -23,7 +23,8 @@ help:
 	@echo "make check-dist  build them from a clean clone and try the wheel on every Python found"
 	@echo "make check-binder  have repo2docker parse binder/    (needs no Docker)"
 	@echo "make pareto      L0 against loss recovered and gamma, every architecture and controls, five seeds"
-	@echo "make probes      the probe tables by layer, five seeds  (both keep their results in build/experiments)"
+	@echo "make probes      the probe tables by layer, five seeds"
+	@echo "make claims      what the tutorials say, measured from five seeds  (all three keep their results in build/experiments)"
 	@echo "make site        build the static site in build/site  (make check-site: test it in a browser)"
 	@echo "make lock        make requirements.lock fit pyproject.toml  (ARGS=--upgrade: and newer versions)"
 	@echo "make benchmarks  run the benchmarks that are read by hand"
@@ -92,7 +93,7 @@ check-binder:
 	build/repo2docker/bin/repo2docker --no-build --debug . > build/binder.log 2>&1 || { cat build/binder.log; exit 1; }
 	@echo "repo2docker reads binder/ without an error; what it would build is in build/binder.log"
 
-pareto probes: $(VENV)/.installed-dev
+pareto probes claims: $(VENV)/.installed-dev
 	$(BIN)/python docs/experiments/$@.py $(ARGS)
 
 # Notebooks keep their committed outputs; the gallery's widgets are computed, which takes two minutes the first time.

@@ -1,6 +1,6 @@
 """Measure what sparsity costs each architecture, over five seeds and beside controls.
 
-    python docs/experiments/pareto.py            # 38 minutes on two cores that were also doing other work
+    python docs/experiments/pareto.py            # 23 minutes on two cores; seconds when repeated
     python docs/experiments/pareto.py --quick    # small SAEs, about a minute
 
 The shape is that of figures 1 and 6 of the paper (arXiv 2404.16014v2), with thin lines for other architectures. The

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KNOBS = (
-    *("architecture", "preset", "ablations", "d_sae", "seed", "hook"),
+    *("architecture", "preset", "ablations", "control", "d_sae", "seed", "hook"),
     *("aux_coefficient", "gate_threshold", "lr", "n_steps"),
 )
 """Knobs that an experiment may vary, one at a time."""

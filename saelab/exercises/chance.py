@@ -1,4 +1,4 @@
-"""Exercises of tutorial 08: which control tests a claim, an interval paired by seed, a small error that means nothing."""
+"""Exercises of tutorial 08: the control for a claim, an interval paired by seed, a small error that means nothing."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

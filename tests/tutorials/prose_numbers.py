@@ -1,8 +1,8 @@
-"""Find the numbers that a tutorial's prose claims, and check that a cell above computes them.
+"""Find what prose claims, numbers and comparisons, sentence by sentence, and check that something supports it.
 
-A number in prose counts as computed if it appears in the text output of a cell above, at the precision of the prose
-or a finer one, or in the code of a cell above. References to a section, an equation, another tutorial or a year are
-not claims.
+A number counts as computed if it appears in the text output of a cell above, at the precision of the prose or a finer
+one, or in the code of a cell above, or if its sentence rests on a committed table that has it. References to a section,
+an equation, another tutorial or a year are not claims.
 """
 
 # Prose has typographic signs.
@@ -10,7 +10,7 @@ not claims.
 
 import ast
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from nbformat import NotebookNode
@@ -37,6 +37,7 @@ NO_CLAIMS = [
         r"\b\d{4}\.\d{4,5}(?:v\d+)?\b",  # arXiv
         rf"\b(?:{'|'.join(_CITED.split())})\s+{_ONE}(?:(?:,| and| or| to|,? *[–-]) *{_ONE})*(?!\d|[.,]\d)",
         r"^ *\d+[.)] ",
+        r"\b95 ?% (?:t )?intervals?\b",
     )
 ]
 _NUMBER = re.compile(
@@ -92,19 +93,62 @@ def text_of(cell: NotebookNode) -> str:
     return "\n".join(output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.outputs)
 
 
-def uncomputed(cells: Sequence[NotebookNode]) -> list[str]:
-    """The claims of a notebook's prose that no cell above computes, each with some of the text around it."""
+_NO_PROSE = [
+    re.compile(pattern, re.DOTALL | re.MULTILINE)
+    for pattern in (
+        r"<details>.*?</details>",
+        r"<(?:picture|!--).*?(?:</picture>|-->)",
+        r"^(```+|~~~+).*?^\1",
+        r"\$\$.+?\$\$",
+        r"^ *#+ [^\n]*$",
+    )
+]
+_ENDS = re.compile(
+    r"\n\s*\n|\n(?=\s*(?:[-|*]|\d+\.) )|(?<=[.!?])(?<!^\d\.)(?<!^ \d\.)(?<!^  \d\.)[*_)\"”]*\s+(?=[A-Z(*$`\"“\[])",
+    re.MULTILINE,
+)
+COMPARES = re.compile(
+    r"\b(?:more|less|fewer|least|most|better|worse|best|worst|higher|lower|highest|lowest|larger|largest|smaller|smallest|"
+    r"greater|greatest|longer|shorter|stronger|strongest|weaker|weakest|nearer|nearest|closer|closest|further|furthest|"
+    r"sooner|milder|faster|slower|fastest|slowest|narrower|wider|rarer|easier|harder|than|equal(?:ly)?|the same|alike|"
+    r"twice|double|half|nearly|hardly|almost|rises?|falls?|grows?|gains?|loses?|beats?|exceeds?|"
+    r"as (?:well|much|many|good))\b",
+    re.IGNORECASE,
+)
+
+
+def plain(text: str) -> str:
+    """``text`` in one line, without emphasis."""
+    return re.sub(r"\s+", " ", re.sub(r"\*+|(?<!\w)_|_(?!\w)", "", text)).strip(" -|")
+
+
+def sentences(markdown: str) -> list[str]:
+    """Sentences, list items and rows of tables, as they are written."""
+    for pattern in _NO_PROSE:
+        markdown = pattern.sub("\n\n", markdown)
+    return [part for part in _ENDS.split(markdown) if plain(part)]
+
+
+def compares(sentence: str) -> bool:
+    """Whether it states a comparison; a question, or an expression in code or mathematics, does not."""
+    for pattern in NO_CLAIMS:
+        sentence = pattern.sub(" … ", sentence)
+    return not sentence.rstrip('*_)"” \n').endswith("?") and COMPARES.search(sentence) is not None
+
+
+def uncomputed(cells: Sequence[NotebookNode], tabled: Callable[[str], Sequence[Number]] = lambda _: ()) -> list[str]:
+    """The numbers of a notebook's prose that no cell above computes, each with its sentence.
+
+    ``tabled`` gives the numbers of the tables that a sentence rests on.
+    """
     known: list[Number] = []
     found = []
     for cell in cells:
         if cell.cell_type == "code":
             known += [*numbers(text_of(cell)), *numbers_in_code(cell.source)]
         elif cell.cell_type == "markdown":
-            bare = [claim for claim in claims(cell.source) if not any(claim.says(number) for number in known)]
-            found += [f"{claim.text} in {_around(cell.source, claim.text)!r}" for claim in bare]
+            for sentence in sentences(cell.source):
+                support = [*known, *tabled(sentence)]
+                bare = [claim for claim in claims(sentence) if not any(claim.says(number) for number in support)]
+                found += [f"{claim.text} in {plain(sentence)!r}" for claim in bare]
     return found
-
-
-def _around(source: str, text: str) -> str:
-    at = source.find(text)
-    return source[max(at - 40, 0) : at + 40]

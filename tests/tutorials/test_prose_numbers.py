@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
-from prose_numbers import claims, numbers, uncomputed  # type: ignore[import-not-found]
+from prose_numbers import claims, compares, numbers, plain, sentences, uncomputed  # type: ignore[import-not-found]
 
 
 def texts(markdown: str) -> list[str]:
@@ -53,6 +53,7 @@ def test_numbers_in_prose_are_claims(prose: str, found: list[str]) -> None:
         "1. first\n2. second\n   3) third",
         "L1, L0, reviews-4l, GPT-2, R2D2, x86_64",
         "**Takes** 10 minutes, 12 with the exercises.",
+        "Bands are 95 % intervals, the 95% interval",
     ],
 )
 def test_references_code_and_mathematics_are_no_claims(prose: str) -> None:
@@ -123,3 +124,51 @@ def test_a_number_is_found_at_any_finer_precision_and_not_beside_it(
 def test_a_number_is_read_as_python_reads_it(value: float, decimals: int) -> None:
     (plain,), (grouped,) = (list(numbers(f"a {value:{style}.{decimals}f}.")) for style in ("", ","))
     assert plain.value == grouped.value == float(f"{value:.{decimals}f}")
+
+
+def test_prose_is_taken_apart_into_sentences_list_items_and_rows_without_code_and_solutions() -> None:
+    markdown = """# A heading that is more than it says
+
+It *rises* to 0.93. The rest falls.
+
+- One item
+  over two lines
+1. Another
+
+| a | b |
+| c | d |
+
+<details><summary>Solution</summary>It is more.</details>
+
+```python
+more = 3.
+```
+"""
+    assert [plain(one) for one in sentences(markdown)] == [
+        "It rises to 0.93.",
+        "The rest falls.",
+        "One item over two lines",
+        "1. Another",
+        "a | b",
+        "c | d",
+    ]
+
+
+@pytest.mark.parametrize(
+    "said", ["L0 falls.", "It is *better* so.", "As much as before", "Nearly all", "twice as wide"]
+)
+def test_a_sentence_with_a_comparison_is_noticed(said: str) -> None:
+    assert compares(said)
+
+
+@pytest.mark.parametrize(
+    "said", ["Is it better?", "Set `more`.", "Here $x$ is small.", "**Which is more?**", "It is on."]
+)
+def test_a_question_and_code_compare_nothing(said: str) -> None:
+    assert not compares(said)
+
+
+def test_a_number_that_a_table_has_supports_its_own_sentence_alone() -> None:
+    cells = [nbformat.v4.new_markdown_cell("Over seeds it is 0.5. Elsewhere it is 0.5.")]
+    (bare,) = uncomputed(cells, lambda sentence: [*numbers("0.500")] if "seeds" in sentence else [])
+    assert bare == "0.5 in 'Elsewhere it is 0.5.'"

@@ -5,7 +5,6 @@ nbval tests that the notebooks run.
 
 import ast
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,6 @@ import pytest
 from nbformat import NotebookNode
 
 from saelab.exercises import Verdict
-
-sys.path.insert(0, str(Path(__file__).parent))
-from prose_numbers import uncomputed  # type: ignore[import-not-found]
 
 PATHS = sorted((Path(__file__).parents[2] / "tutorials").glob("*.ipynb"))
 SOLUTION = re.compile(r"<details>\s*<summary>[^<]+</summary>\n\n.*?```python\n(.+?)\n```\n\n.*?</details>", re.DOTALL)
@@ -60,11 +56,6 @@ def test_tutorial_shows_its_outputs_as_text_and_pictures_and_stays_small(path: P
 @each_tutorial
 def test_tutorial_says_in_its_metadata_which_one_it_is(path: Path) -> None:
     assert read(path).metadata.get("saelab", {}).get("tutorial") == path.stem
-
-
-@each_tutorial
-def test_every_number_in_prose_is_computed_in_a_cell_above(path: Path) -> None:
-    assert uncomputed(read(path).cells) == []
 
 
 @each_tutorial
