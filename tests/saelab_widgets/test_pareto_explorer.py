@@ -387,6 +387,7 @@ def test_the_default_sweep_is_kept_and_goes_on_where_it_was(tmp_path: Path, monk
             n_steps=4,
             standard_l1=[1, 4],
             gated_l1=[2],
+            control_l1={"frozen_decoder": [3]},
             progress=False,
         )
 
@@ -400,8 +401,10 @@ def test_the_default_sweep_is_kept_and_goes_on_where_it_was(tmp_path: Path, monk
     monkeypatch.setattr(pareto_explorer, "default_sweep", sweep)
     pareto = ParetoExplorer()
     frame = pareto.frame()
-    assert list(frame.architecture) == ["standard", "standard", "rescale_shift", "rescale_shift", "gated"]
-    assert list(frame.l1_coefficient) == [1, 4, 1, 4, 2]
+    assert list(frame.architecture) == ["standard", "standard", "rescale_shift", "rescale_shift", "gated", "gated"]
+    assert list(frame.l1_coefficient) == [1, 4, 1, 4, 2, 3]
+    assert list(frame.control) == [*["none"] * 5, "frozen_decoder"]
+    assert saelab.load(frame.path[5]).frozen == ("W_dec",)
     assert frame[["loss_recovered", "probe_accuracy"]].notna().all(axis=None)
     assert pareto.chosen == 4 and isinstance(pareto.sae, GatedSAE)
     # Each is the cure of its own standard SAE.

@@ -3,7 +3,7 @@
 import functools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -153,14 +153,15 @@ def default_sweep(
     n_steps: int = 250,
     standard_l1: Sequence[float] = (1.2, 2.0, 3.5, 6.0),
     gated_l1: Sequence[float] = (2.0, 3.5, 5.5, 9.0),
+    control_l1: Mapping[str, Sequence[float]] = {"frozen_decoder": (2.0, 5.0), "soft_frozen_decoder": (3.0, 9.0)},
     progress: bool = True,
 ) -> Sweep:
-    """Standard, rescale-and-shift and gated SAEs on the embedded model, small enough for a first look.
+    """Standard, rescale-and-shift and gated SAEs on the embedded model, beside controls; small enough for a first look.
 
     All that is made is kept in ``folder``: interrupted, the same call goes on where it was; done, it reads files. It
     takes about a minute the first time, on a small machine with one thread: two get into each other's way where
     anything else computes, too. The experiment in ``docs/experiments/pareto.py`` is the same on more activations, with
-    wider SAEs and more steps.
+    more steps, from five seeds.
 
     Parameters
     ----------
@@ -171,6 +172,8 @@ def default_sweep(
         recovered, which takes runs of the model, on a quarter of them.
     d_sae, n_steps, standard_l1, gated_l1
         Of the SAEs. There is one rescale-and-shift SAE from each standard one.
+    control_l1
+        L1 coefficients of gated SAEs as each of these controls (`saelab.CONTROLS`).
 
     Raises
     ------
@@ -193,8 +196,9 @@ def default_sweep(
     def sentiment() -> LabelledSplit:
         return snippets_at(EMBEDDED_MODEL, hook, store.scale).split()
 
-    # No resampling: in so few steps, features that are revived only die again.
-    config = saelab.TrainingConfig(n_steps=n_steps, batch_size=512, resample_every=0)
+    # No resampling: in so few steps, features that are revived only die again. A start at the mean, which random
+    # directions could not learn.
+    config = saelab.TrainingConfig(n_steps=n_steps, batch_size=512, resample_every=0, start_at_mean=True)
     # Two numbers a feature: there is less to learn, and it can be learnt faster.
     rescaling = saelab.TrainingConfig(n_steps=n_steps // 2, batch_size=512, lr=3e-3, resample_every=0)
     sweep = functools.partial(saelab.sweep, activations=store, test=test, folder=folder / "saes", progress=progress)
@@ -204,7 +208,13 @@ def default_sweep(
     cured = sweep([_rescaled(path) for path in standard.path], config=rescaling)
     cured["l1_coefficient"] = standard.l1_coefficient
     gated = sweep(lambda: saelab.GatedSAE(d_in, d_sae), sparsity=gated_l1, config=config)
-    table = pd.concat([standard, cured, gated], ignore_index=True)
+    controls = [
+        sweep(functools.partial(_gated_as, control, d_in, d_sae), sparsity=values, config=config).assign(
+            control=control
+        )
+        for control, values in control_l1.items()
+    ]
+    table = pd.concat([standard, cured, gated, *controls], ignore_index=True)
 
     def measure(sae: SparseAutoencoder) -> dict[str, float]:
         few = test_texts[: math.ceil(n_test_texts / 4)]
@@ -214,6 +224,10 @@ def default_sweep(
     bar = tqdm(table.path, desc="loss recovered, probe", unit="SAE", disable=not progress)
     measured = pd.DataFrame([_kept_beside(path, measure) for path in bar])
     return Sweep(table.join(measured), test.activations[:], sentiment)
+
+
+def _gated_as(control: str, d_in: int, d_sae: int) -> SparseAutoencoder:
+    return saelab.CONTROLS[control].apply(saelab.GatedSAE(d_in, d_sae))
 
 
 def _rescaled(path: str) -> Callable[[], saelab.RescaleShiftSAE]:
