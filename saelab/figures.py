@@ -369,8 +369,16 @@ def scatter(
         figsize=size or (max(5.0, 4.5 * len(ys)), 4.0), dpi=SCREEN_DPI, facecolor=page.paper, layout="constrained"
     )
 
+    fills = _fills(line.look for line in shown)
+
     def dots(mark: Look) -> dict[str, Any]:
-        return {"color": getattr(mark, theme), "marker": mark.marker, "markersize": 3.5, "linestyle": "", "alpha": 0.6}
+        drawn = {
+            "color": getattr(mark, theme),
+            "marker": mark.marker,
+            "fillstyle": fills[mark],
+            "markerfacecoloralt": "none",
+        }
+        return drawn | {"markersize": 3.5, "linestyle": "", "alpha": 0.6}
 
     for ax, name in zip(figure.subplots(1, len(ys), squeeze=False)[0], ys, strict=True):
         up = _numbers(table, name)
@@ -579,6 +587,15 @@ def _page(theme: Theme) -> _Page:
 def _style_of(dash: tuple[float, ...]) -> Any:
     """Matplotlib's line style."""
     return (0, dash) if dash else "-"
+
+
+def _fills(looks: Iterable[Look]) -> dict[Look, str]:
+    """How each is filled where no line is drawn: of looks with one marker, each in another way."""
+    ways, fills = ("full", "none", "left", "top"), dict[Look, str]()
+    for look in looks:
+        alike = sum(other.marker == look.marker for other in fills)
+        fills.setdefault(look, ways[alike % len(ways)])
+    return fills
 
 
 class _Shown(NamedTuple):

@@ -1,13 +1,13 @@
 """Run the tutorials from five seeds, and measure what their prose claims.
 
-    python docs/experiments/claims.py          # sixteen minutes on two cores; seconds when repeated
+    python docs/experiments/claims.py          # under 20 minutes on two cores; seconds when repeated
     python docs/experiments/claims.py 03 05    # only these tutorials
 
 A tutorial sets the seed of all its SAEs, of their initial weights and the order of their data, in one line, ``SEED =
 0``. Here it is executed as it stands with each seed in turn, as a reader could do by hand; then the expressions of
 ``claims.toml`` beside this script are evaluated in it. Texts, synthetic data and the language model are the same for
 all seeds. What was measured is kept in ``--folder`` until the tutorial's code or the expressions change, so a stopped
-run resumes.
+run resumes. ``claims.csv`` has a fingerprint of that code, by which the suite notices that claims are out of date.
 
 The results are ``claims.csv``, which the suite compares with the prose, and ``claims.md``, which a reader may open.
 """
@@ -43,26 +43,32 @@ def claims() -> dict[str, dict[str, Any]]:
     return {name: of for name, of in known.items() if name != "README"}
 
 
-def with_seed(tutorial: str, seed: int) -> nbformat.NotebookNode:
-    """The tutorial's code cells, with another seed."""
+def code_of(tutorial: str) -> nbformat.NotebookNode:
+    """The tutorial's code cells, but for the one that installs SAELab on Colab."""
     notebook: nbformat.NotebookNode = nbformat.read(ROOT / "tutorials" / f"{tutorial}.ipynb", as_version=4)
-    notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    (seeded,) = (cell for cell in notebook.cells if SEED_LINE in cell.source.splitlines())
-    seeded.source = seeded.source.replace(SEED_LINE, f"SEED = {seed}")
+    code = (cell for cell in notebook.cells if cell.cell_type == "code")
+    notebook.cells = [cell for cell in code if "setup" not in cell.metadata.get("tags", [])]
     return notebook
 
 
-def measure(tutorial: str, seed: int, setup: str, expressions: Sequence[str], folder: Path) -> dict[str, float]:
+def fingerprint(tutorial: str) -> str:
+    """Of the code that a tutorial's claims were measured with."""
+    content = [*(cell.source for cell in code_of(tutorial).cells), claims()[tutorial].get("setup", "")]
+    return hashlib.sha256("\0".join(content).encode()).hexdigest()[:12]
+
+
+def measure(tutorial: str, seed: int, expressions: Sequence[str], folder: Path) -> dict[str, float]:
     """The value of each expression at the end of a tutorial with this seed."""
-    notebook = with_seed(tutorial, seed)
-    content = "\0".join([*(cell.source for cell in notebook.cells), setup])
-    kept = folder / f"{tutorial}-{seed}-{hashlib.sha256(content.encode()).hexdigest()[:16]}.json"
+    kept = folder / f"{tutorial}-{seed}-{fingerprint(tutorial)}.json"
     known: dict[str, float] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     if not known.keys() >= set(expressions):
         place = folder / f"{tutorial}-{seed}"  # its trained SAEs are there
         place.mkdir(parents=True, exist_ok=True)
+        notebook = code_of(tutorial)
+        (seeded,) = (cell for cell in notebook.cells if SEED_LINE in cell.source.splitlines())
+        seeded.source = seeded.source.replace(SEED_LINE, f"SEED = {seed}")
         values = ",\n".join(f"    {expression!r}: float({expression})" for expression in expressions)
-        printing = f"{setup}\nimport json\nprint({MARK!r} + json.dumps({{\n{values}\n}}))"
+        printing = f"{claims()[tutorial].get('setup', '')}\nimport json\nprint({MARK!r} + json.dumps({{\n{values}\n}}))"
         notebook.cells.append(nbformat.v4.new_code_cell(printing))
         NotebookClient(notebook, timeout=900, resources={"metadata": {"path": place}}).execute()
         printed = "".join(output.get("text", "") for output in notebook.cells[-1].outputs)
@@ -82,8 +88,7 @@ def measured(tutorials: Sequence[str], folder: Path) -> pd.DataFrame:
     }
     jobs = [(tutorial, seed) for tutorial in tutorials for seed in SEEDS]
     found = Parallel(cpu_count(), verbose=10)(
-        delayed(measure)(tutorial, seed, known[tutorial].get("setup", ""), list(values[tutorial].values()), folder)
-        for tutorial, seed in jobs
+        delayed(measure)(tutorial, seed, list(values[tutorial].values()), folder) for tutorial, seed in jobs
     )
     rows = [
         {"tutorial": tutorial, "measure": name, "seed": seed, "mean": of[expression]}
@@ -96,7 +101,7 @@ def measured(tutorials: Sequence[str], folder: Path) -> pd.DataFrame:
     )
     by_seed = long.pivot_table("mean", ["tutorial", "measure"], "seed", sort=False).add_prefix("seed ").reset_index()
     joined: pd.DataFrame = summary.drop(columns="n_seeds").merge(by_seed, on=["tutorial", "measure"])
-    return joined
+    return joined.assign(code=joined.tutorial.map(fingerprint))
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -112,10 +117,12 @@ def markdown(table: pd.DataFrame) -> str:
     for tutorial, of in claims().items():
         values = table[table.tutorial == tutorial].set_index("measure")
         lines += [f"## {tutorial}", "", "| the tutorial says | measured | value | above 0 in |", "|---|---|---|---|"]
+        before = ""
         for claim in of["claims"]:
             row = values.loc[claim["measure"]]
             seeds = [value for name, value in row.items() if str(name).startswith("seed ")]
-            said = claim["says"].replace("|", "\\|")
+            said = "" if claim["says"] == before else claim["says"].replace("|", "\\|")
+            before = claim["says"]
             value = f"{row['mean']:.3g} ({row.low:.3g} to {row.high:.3g})"
             n_above = sum(value > 0 for value in seeds)
             lines.append(f"| {said} | {claim['measure']} | {value} | {n_above} of {len(seeds)} seeds |")

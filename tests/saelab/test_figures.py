@@ -17,7 +17,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from saelab import CONTROLS
-from saelab.figures import SAEFigure, Theme, lines, pareto, probe_by_layer, save_figure
+from saelab.figures import SAEFigure, Theme, lines, pareto, probe_by_layer, save_figure, scatter
 
 THEMES: tuple[Theme, ...] = ("light", "dark")
 DRAWINGS: dict[str, Callable[..., SAEFigure]] = {
@@ -430,3 +430,14 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r'figures need matplotlib: pip install "saelab\[widgets\]"'):
         import saelab.figures  # noqa: F401
+
+
+def test_a_scatter_tells_controls_apart_by_how_their_marks_are_filled() -> None:
+    controls = ["none", *CONTROLS]
+    table = pd.DataFrame(
+        {"architecture": "gated", "control": controls, "fvu": [0.1, 0.2, 0.3, 0.4], "found": [0.9, 0.1, 0.2, 0.0]}
+    )
+    (ax,) = scatter(table, "fvu", "found", by="architecture").axes
+    marks = {float(line.get_xdata()[0]): line for line in ax.get_lines()}  # type: ignore[index, arg-type]
+    looks = [(line.get_marker(), line.get_fillstyle()) for line in marks.values()]
+    assert len(looks) == len(set(looks)) == 4

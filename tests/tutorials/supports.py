@@ -1,6 +1,7 @@
 """What supports the claims of prose: `docs/experiments/claims.toml`, and the committed tables that it points to."""
 
 import functools
+import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ import pandas as pd
 from prose_numbers import Number, numbers, plain  # type: ignore[import-not-found]
 
 EXPERIMENTS = Path(__file__).parents[2] / "docs" / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))
+from claims import fingerprint as fingerprint  # type: ignore[import-not-found] # noqa: E402
 
 
 @functools.cache

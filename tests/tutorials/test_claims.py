@@ -19,6 +19,7 @@ from prose_numbers import (  # type: ignore[import-not-found]
 )
 from supports import (  # type: ignore[import-not-found]
     claims_of,
+    fingerprint,
     holds,
     holds_in_every_seed,
     numbers_of,
@@ -91,6 +92,12 @@ def test_every_claim_is_one_sentence_and_holds_over_five_seeds(path: Path) -> No
         assert holds(path.stem, claim), claim
         if any(words in said[0] for words in EVERY_SEED):
             assert holds_in_every_seed(path.stem, claim), claim
+
+
+@each_with_claims
+def test_the_claims_were_measured_with_the_code_that_the_tutorial_has(path: Path) -> None:
+    rows = table("claims.csv")
+    assert set(rows[rows.tutorial == path.stem].code) == {fingerprint(path.stem)}, "run `make claims`"
 
 
 def test_the_table_of_claims_has_a_row_for_each_measure_with_five_seeds_and_no_other() -> None:
