@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -294,6 +295,28 @@ def compare(python: Path, effort: Effort) -> list[dict[str, Any]]:
     return [*results, {"library": "floor", "step_ms": floors}]
 
 
+def keep_medians(numbers: dict[str, Any], settings: Sequence[Settings], path: Path) -> None:
+    """Write a row for each size, architecture and library to a CSV file; rows that this run has not measured stay."""
+    rows = []
+    for of, results in zip(settings, (numbers["libraries"], numbers["libraries, small"]), strict=True):
+        (floor,) = (result for result in results if result["library"] == "floor")
+        rows += [
+            {
+                "machine": numbers["machine"], "torch": numbers["torch"], "d_in": 256, "d_sae": of.d_sae,
+                "batch_size": of.batch_size, "n_steps": of.n_steps, "architecture": result["architecture"],
+                "library": result["library"], "version": result["version"],
+                "step_ms": statistics.median(result["step_ms"]), "matmul_ms": statistics.median(floor["step_ms"]),
+                "l0": 30, **(result["at_l0_30"] or {}),
+            }
+            for result in results
+            if result is not floor
+        ]  # fmt: skip
+    table, key = pd.DataFrame(rows), ["d_sae", "architecture", "library"]
+    if path.exists():
+        table = pd.concat([table, pd.read_csv(path)])
+    table.drop_duplicates(key).sort_values(key, ascending=[False, True, False]).to_csv(path, index=False)
+
+
 def at_l0(sae: saelab.SparseAutoencoder, gate_bias: str, l0: float) -> saelab.SparseAutoencoder:
     """The SAE itself, with about that L0 on standard normal activations."""
     with torch.no_grad():  # u is about standard normal with an encoder of unit norm
@@ -386,6 +409,9 @@ def main() -> None:
     )
     parser.add_argument("--libraries-python", type=Path, help="an interpreter that has the two other libraries")
     parser.add_argument("--json", type=Path, help="write every number to this file")
+    parser.add_argument(
+        "--table", type=Path, help="keep the medians in this CSV file, such as docs/experiments/bench.csv"
+    )
     options = parser.parse_args()
     BUILD.mkdir(parents=True, exist_ok=True)
 
@@ -408,6 +434,8 @@ def main() -> None:
         numbers["libraries"] = compare(python, effort)
         small = effort._replace(settings=effort.settings._replace(d_sae=SMALL["d_sae"], batch_size=SMALL["batch_size"]))
         numbers["libraries, small"] = compare(python, small)
+        if options.table:
+            keep_medians(numbers, (effort.settings, small.settings), options.table)
         sizes = [(d_sae, 30) for d_sae in effort.d_saes] + [(effort.settings.d_sae, l0) for l0 in effort.l0s]
         shapes = sorted(set(sizes), key=sizes.index)
         numbers["growth"] = growth(shapes, 256, effort.settings.batch_size, 2 * effort.rounds, "cpu", torch.float32)

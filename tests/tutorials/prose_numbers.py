@@ -38,6 +38,7 @@ NO_CLAIMS = [
         rf"\b(?:{'|'.join(_CITED.split())})\s+{_ONE}(?:(?:,| and| or| to|,? *[–-]) *{_ONE})*(?!\d|[.,]\d)",
         r"^ *\d+[.)] ",
         r"\b95 ?% (?:t )?intervals?\b",
+        r"\b\d+\.\d+\.\d+\b",  # a version
     )
 ]
 _NUMBER = re.compile(

@@ -61,7 +61,7 @@ def _numbers_of(document: str, claim: dict[str, Any]) -> Sequence[Number]:
     if "table" in claim:
         rows = table(claim["table"]).query(claim["where"])
         assert len(rows) == 1, f"{claim['where']} finds {len(rows)} rows of {claim['table']}"
-        values = [float(value) for value in rows.iloc[0] if isinstance(value, int | float)]
+        values = [float(value) for value in rows.select_dtypes("number").iloc[0]]
         # A share is a percentage or points in the prose, and "0.03 less" is a difference of -0.03
         return [Number(str(value), value * factor, 0.0) for value in values for factor in (1, -1, 100, -100)]
     row = measured(document, claim["measure"])
