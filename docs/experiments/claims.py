@@ -37,10 +37,14 @@ SEED_LINE = "SEED = 0"
 MARK = "measured: "
 
 
+def supports() -> dict[str, dict[str, Any]]:
+    """What ``claims.toml`` says, by the name of a tutorial, or README."""
+    return tomllib.loads((HERE / "claims.toml").read_text(encoding="utf-8"))
+
+
 def claims() -> dict[str, dict[str, Any]]:
-    """What ``claims.toml`` says of each tutorial; claims of the README are about tables that other scripts make."""
-    known = tomllib.loads((HERE / "claims.toml").read_text(encoding="utf-8"))
-    return {name: of for name, of in known.items() if name != "README"}
+    """What it says of each tutorial; claims of the README are about tables that other scripts make."""
+    return {name: of for name, of in supports().items() if name != "README"}
 
 
 def code_of(tutorial: str) -> nbformat.NotebookNode:
@@ -57,9 +61,11 @@ def fingerprint(tutorial: str) -> str:
     return hashlib.sha256("\0".join(content).encode()).hexdigest()[:12]
 
 
-def measure(tutorial: str, seed: int, expressions: Sequence[str], folder: Path) -> dict[str, float]:
-    """The value of each expression at the end of a tutorial with this seed."""
-    kept = folder / f"{tutorial}-{seed}-{fingerprint(tutorial)}.json"
+def measure(
+    tutorial: str, seed: int, code: str, setup: str, expressions: Sequence[str], folder: Path
+) -> dict[str, float]:
+    """The value of each expression at the end of a tutorial with this seed; ``code`` is the tutorial's fingerprint."""
+    kept = folder / f"{tutorial}-{seed}-{code}.json"
     known: dict[str, float] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     if not known.keys() >= set(expressions):
         place = folder / f"{tutorial}-{seed}"  # its trained SAEs are there
@@ -68,7 +74,7 @@ def measure(tutorial: str, seed: int, expressions: Sequence[str], folder: Path) 
         (seeded,) = (cell for cell in notebook.cells if SEED_LINE in cell.source.splitlines())
         seeded.source = seeded.source.replace(SEED_LINE, f"SEED = {seed}")
         values = ",\n".join(f"    {expression!r}: float({expression})" for expression in expressions)
-        printing = f"{claims()[tutorial].get('setup', '')}\nimport json\nprint({MARK!r} + json.dumps({{\n{values}\n}}))"
+        printing = f"{setup}\nimport json\nprint({MARK!r} + json.dumps({{\n{values}\n}}))"
         notebook.cells.append(nbformat.v4.new_code_cell(printing))
         NotebookClient(notebook, timeout=900, resources={"metadata": {"path": place}}).execute()
         printed = "".join(output.get("text", "") for output in notebook.cells[-1].outputs)
@@ -86,9 +92,13 @@ def measured(tutorials: Sequence[str], folder: Path) -> pd.DataFrame:
     values = {
         tutorial: {claim["measure"]: claim["value"] for claim in known[tutorial]["claims"]} for tutorial in tutorials
     }
+    code = {tutorial: fingerprint(tutorial) for tutorial in tutorials}
     jobs = [(tutorial, seed) for tutorial in tutorials for seed in SEEDS]
     found = Parallel(cpu_count(), verbose=10)(
-        delayed(measure)(tutorial, seed, list(values[tutorial].values()), folder) for tutorial, seed in jobs
+        delayed(measure)(
+            tutorial, seed, code[tutorial], known[tutorial].get("setup", ""), list(values[tutorial].values()), folder
+        )
+        for tutorial, seed in jobs
     )
     rows = [
         {"tutorial": tutorial, "measure": name, "seed": seed, "mean": of[expression]}
@@ -101,7 +111,12 @@ def measured(tutorials: Sequence[str], folder: Path) -> pd.DataFrame:
     )
     by_seed = long.pivot_table("mean", ["tutorial", "measure"], "seed", sort=False).add_prefix("seed ").reset_index()
     joined: pd.DataFrame = summary.drop(columns="n_seeds").merge(by_seed, on=["tutorial", "measure"])
-    return joined.assign(code=joined.tutorial.map(fingerprint))
+    return joined.assign(code=joined.tutorial.map(code))
+
+
+def over_seeds(row: pd.Series) -> list[float]:
+    """The value for each seed, of a row of the table."""
+    return [float(value) for name, value in row.items() if str(name).startswith("seed ")]
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -120,7 +135,7 @@ def markdown(table: pd.DataFrame) -> str:
         before = ""
         for claim in of["claims"]:
             row = values.loc[claim["measure"]]
-            seeds = [value for name, value in row.items() if str(name).startswith("seed ")]
+            seeds = over_seeds(row)
             said = "" if claim["says"] == before else claim["says"].replace("|", "\\|")
             before = claim["says"]
             value = f"{row['mean']:.3g} ({row.low:.3g} to {row.high:.3g})"

@@ -197,12 +197,12 @@ def with_interval(name: str, values: NDArray[np.float64], confidence: float) -> 
     half = np.full_like(mean, math.nan)
     if n > 1:
         with np.errstate(invalid="ignore"):  # an infinite value has no deviation
-            half = _t(confidence, n - 1) * values.std(axis=0, ddof=1) / math.sqrt(n)
+            half = t_quantile(confidence, n - 1) * values.std(axis=0, ddof=1) / math.sqrt(n)
     return {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}
 
 
 @functools.cache
-def _t(confidence: float, freedom: int) -> float:
+def t_quantile(confidence: float, freedom: int) -> float:
     """Half the width of the interval, in standard errors."""
     from scipy.stats import t
 

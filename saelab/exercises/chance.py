@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from saelab.data.synthetic import superposition
+from saelab.evaluation.comparisons import t_quantile
 from saelab.evaluation.metrics import FVU
 from saelab.evaluation.truth import compare_with_truth
 from saelab.exercises.verdicts import Mistake, Wrong, exercise, expect, expect_choice, shown, wrong
@@ -59,7 +60,7 @@ def paired_interval(answer: Callable[[Sequence[float], Sequence[float]], tuple[f
     t_2, t_4 = 4.302653, 2.776445  # 97.5th percentiles of t with 2 and 4 degrees of freedom
     # Differences 1, 2, 3: mean 2, standard deviation 1
     half = t_2 / math.sqrt(3)
-    unpaired = _t(4) * math.sqrt(2 * (12.0**2 + 11.0**2) / 2 / 3)  # a: 10, 22, 34 and b: 9, 20, 31
+    unpaired = t_4 * math.sqrt(2 * (12.0**2 + 11.0**2) / 2 / 3)  # a: 10, 22, 34 and b: 9, 20, 31
     expect(
         "a = 10, 22, 34 and b = 9, 20, 31",
         answer([10.0, 22.0, 34.0], [9.0, 20.0, 31.0]),
@@ -86,18 +87,12 @@ def paired_interval(answer: Callable[[Sequence[float], Sequence[float]], tuple[f
     )
 
 
-def _t(freedom: int) -> float:
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, freedom))
-
-
 def _intervals(mean: float, deviation: float, n: int, t: float) -> list[Mistake]:
     """Usual mistakes in an interval of a mean of ``n`` with this standard deviation."""
     wrong_halves = {
         1.959964 * deviation / math.sqrt(n): "1.96 is for many seeds; for few, take t with n - 1 degrees of freedom",
         2 * deviation / math.sqrt(n): "2 is for many seeds; for few, take t with n - 1 degrees of freedom",
-        _t(n) * deviation / math.sqrt(n): "n differences have n - 1 degrees of freedom, not n",
+        t_quantile(0.95, n) * deviation / math.sqrt(n): "n differences have n - 1 degrees of freedom, not n",
         t * deviation: "this is an interval for one more seed; the mean of n has a standard error smaller by sqrt(n)",
         t * deviation / n: "the standard error is the deviation over the root of n, not over n",
         t * deviation / math.sqrt(n - 1): "divide the standard deviation by sqrt(n); n - 1 is already in the deviation",

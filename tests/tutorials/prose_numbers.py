@@ -19,19 +19,18 @@ _CITED = (
     "sections? figures? tables? equations? eqs?\\.? tutorials? steps? layers? exercises? versions? chapters? appendix"
 )
 _ONE = r"\(?\d+(?:\.\d+)*\)?"
+_BLOCKS = (r"<details>.*?</details>", r"^(```+|~~~+).*?^\1", r"\$\$.+?\$\$", r"^ *#+ [^\n]*$")
+"""Parts that are no sentences."""
 NO_CLAIMS = [
     re.compile(pattern, re.DOTALL | re.MULTILINE | re.IGNORECASE)
     for pattern in (
-        r"<details>.*?</details>",
-        r"^(```+|~~~+).*?^\1",
+        *_BLOCKS,
         r"(`+)(?!`).+?(?<!`)\1(?!`)",
-        r"\$\$.+?\$\$",
         r"\$[^$\n]+(?:\n[^$\n]+)*\$",
         r"\[[^\[\]]*\]\([^()\s]*\.ipynb\)",  # another tutorial
         r"(?<=\])\([^()\s]*\)",  # a link's target
         r"https?://\S+",
         r"<[^<>]+>",
-        r"^ *#+ [^\n]*$",
         r"\*\*Takes\*\*[^.\n]*",
         r"(?<=\()(?:19|20)\d\d[a-z]?(?=\))|(?<=et al\. )(?:19|20)\d\d|(?<=, )(?:19|20)\d\d(?=\))",
         r"\b\d{4}\.\d{4,5}(?:v\d+)?\b",  # arXiv
@@ -76,9 +75,19 @@ def numbers(text: str) -> Iterator[Number]:
 
 def claims(markdown: str) -> list[Number]:
     """The numbers of prose, without those in code, mathematics, links, headings, solutions and references."""
+    return list(numbers(_claiming(markdown)))
+
+
+def unsupported(markdown: str, support: Sequence[Number]) -> list[Number]:
+    """The claims that no number of ``support`` says."""
+    return [claim for claim in claims(markdown) if not any(claim.says(number) for number in support)]
+
+
+def _claiming(markdown: str) -> str:
+    """``markdown`` with a gap in place of whatever claims nothing."""
     for pattern in NO_CLAIMS:
         markdown = pattern.sub(" … ", markdown)
-    return list(numbers(markdown))
+    return markdown
 
 
 def numbers_in_code(source: str) -> Iterator[Number]:
@@ -94,21 +103,19 @@ def text_of(cell: NotebookNode) -> str:
     return "\n".join(output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.outputs)
 
 
+def numbers_shown(cell: NotebookNode) -> list[Number]:
+    """The numbers in a code cell's output and in its code."""
+    return [*numbers(text_of(cell)), *numbers_in_code(cell.source)]
+
+
 _NO_PROSE = [
-    re.compile(pattern, re.DOTALL | re.MULTILINE)
-    for pattern in (
-        r"<details>.*?</details>",
-        r"<(?:picture|!--).*?(?:</picture>|-->)",
-        r"^(```+|~~~+).*?^\1",
-        r"\$\$.+?\$\$",
-        r"^ *#+ [^\n]*$",
-    )
+    re.compile(pattern, re.DOTALL | re.MULTILINE) for pattern in (r"<(?:picture|!--).*?(?:</picture>|-->)", *_BLOCKS)
 ]
 _ENDS = re.compile(
     r"\n\s*\n|\n(?=\s*(?:[-|*]|\d+\.) )|(?<=[.!?])(?<!^\d\.)(?<!^ \d\.)(?<!^  \d\.)[*_)\"”]*\s+(?=[A-Z(*$`\"“\[])",
     re.MULTILINE,
 )
-COMPARES = re.compile(
+_COMPARES = re.compile(
     r"\b(?:more|less|fewer|least|most|better|worse|best|worst|higher|lower|highest|lowest|larger|largest|smaller|smallest|"
     r"greater|greatest|longer|shorter|stronger|strongest|weaker|weakest|nearer|nearest|closer|closest|further|furthest|"
     r"sooner|milder|faster|slower|fastest|slowest|narrower|wider|rarer|easier|harder|than|equal(?:ly)?|the same|alike|"
@@ -132,9 +139,8 @@ def sentences(markdown: str) -> list[str]:
 
 def compares(sentence: str) -> bool:
     """Whether it states a comparison; a question, or an expression in code or mathematics, does not."""
-    for pattern in NO_CLAIMS:
-        sentence = pattern.sub(" … ", sentence)
-    return not sentence.rstrip('*_)"” \n').endswith("?") and COMPARES.search(sentence) is not None
+    claiming = _claiming(sentence)
+    return not claiming.rstrip('*_)"” \n').endswith("?") and _COMPARES.search(claiming) is not None
 
 
 def uncomputed(cells: Sequence[NotebookNode], tabled: Callable[[str], Sequence[Number]] = lambda _: ()) -> list[str]:
@@ -146,10 +152,9 @@ def uncomputed(cells: Sequence[NotebookNode], tabled: Callable[[str], Sequence[N
     found = []
     for cell in cells:
         if cell.cell_type == "code":
-            known += [*numbers(text_of(cell)), *numbers_in_code(cell.source)]
+            known += numbers_shown(cell)
         elif cell.cell_type == "markdown":
             for sentence in sentences(cell.source):
-                support = [*known, *tabled(sentence)]
-                bare = [claim for claim in claims(sentence) if not any(claim.says(number) for number in support)]
+                bare = unsupported(sentence, [*known, *tabled(sentence)])
                 found += [f"{claim.text} in {plain(sentence)!r}" for claim in bare]
     return found

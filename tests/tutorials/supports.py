@@ -1,24 +1,18 @@
 """What supports the claims of prose: `docs/experiments/claims.toml`, and the committed tables that it points to."""
 
 import functools
-import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from claims import over_seeds  # type: ignore[import-not-found]
+from claims import supports as read_supports
 from prose_numbers import Number, numbers, plain  # type: ignore[import-not-found]
 
 EXPERIMENTS = Path(__file__).parents[2] / "docs" / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
-from claims import fingerprint as fingerprint  # type: ignore[import-not-found] # noqa: E402
-
-
-@functools.cache
-def supports() -> dict[str, dict[str, Any]]:
-    """By the name of a tutorial, or README."""
-    return tomllib.loads((EXPERIMENTS / "claims.toml").read_text(encoding="utf-8"))
+supports = functools.cache(read_supports)
 
 
 @functools.cache
@@ -37,10 +31,6 @@ def measured(tutorial: str, measure: str) -> pd.Series:
     rows = table("claims.csv")
     (found,) = rows[(rows.tutorial == tutorial) & (rows.measure == measure)].to_dict("records")
     return pd.Series(found)
-
-
-def over_seeds(row: pd.Series) -> list[float]:
-    return [float(value) for name, value in row.items() if str(name).startswith("seed ")]
 
 
 def claims_of(document: str, sentence: str) -> list[dict[str, Any]]:

@@ -8,23 +8,23 @@ import nbformat
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2] / "docs" / "experiments"))
+from claims import fingerprint, over_seeds  # type: ignore[import-not-found]
 from prose_numbers import (  # type: ignore[import-not-found]
     claims,
     compares,
-    numbers,
-    numbers_in_code,
+    numbers_shown,
     plain,
     sentences,
     text_of,
     uncomputed,
+    unsupported,
 )
 from supports import (  # type: ignore[import-not-found]
     claims_of,
-    fingerprint,
     holds,
     holds_in_every_seed,
     numbers_of,
-    over_seeds,
     supports,
     table,
     unmeasured,
@@ -65,11 +65,11 @@ def test_every_comparison_in_prose_rests_on_a_measured_claim_on_a_cell_above_or_
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "code":
             printed += text_of(cell)
-            known += [*numbers(text_of(cell)), *numbers_in_code(cell.source)]
+            known += numbers_shown(cell)
             continue
         for sentence in filter(compares, sentences(cell.source)):
-            said, values = plain(sentence), claims(sentence)
-            rests_on_numbers = values and all(any(value.says(one) for one in known) for value in values)
+            said = plain(sentence)
+            rests_on_numbers = claims(sentence) and not unsupported(sentence, known)
             shown = [text for start, text in listed.get("shown", ()) if said.startswith(start)]
             assert all(text in printed for text in shown), f"no output above has {shown}, for {said!r}"
             reasoned = any(said.startswith(start) for start in listed.get("reasoned", ()))
@@ -116,7 +116,6 @@ def test_every_result_in_the_readme_stands_in_a_committed_table() -> None:
     reasoned = unmeasured()["README"]["reasoned"]
     for sentence in said:
         support = numbers_of("README", plain(sentence))
-        bare = [value.text for value in claims(sentence) if not any(value.says(one) for one in support)]
-        assert bare == [], sentence
+        assert unsupported(sentence, support) == [], sentence
         rests = support or any(plain(sentence).startswith(start) for start in reasoned)
         assert rests or not compares(sentence), sentence
